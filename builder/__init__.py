@@ -1,0 +1,3 @@
+"""From PyTorch checkpoints to a Triton model repository of compiled engines."""
+
+__version__ = "0.1.0"
