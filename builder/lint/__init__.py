@@ -1,0 +1,1 @@
+"""Rules over any Triton model repository, one module per rule."""

@@ -1,0 +1,1 @@
+"""The model repository: configs, ensembles, versions, atomic publishing."""

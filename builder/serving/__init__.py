@@ -1,0 +1,1 @@
+"""Finding, launching and talking to tritonserver."""
