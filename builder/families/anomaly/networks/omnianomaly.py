@@ -1,0 +1,86 @@
+"""OmniAnomaly: a GRU variational autoencoder over one channel's telemetry.
+
+The network is the PyTorch form of Su et al., "Robust Anomaly Detection for Multivariate Time
+Series through Stochastic Recurrent Neural Network" (KDD 2019), that is commonly compared with
+TranAD: two GRU layers, a dense encoder to mean and log-variance of the latent z, and a dense
+decoder. Unlike that form, the GRU keeps its memory along the window and inference is
+deterministic: z is its mean, sampling happens only while training.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from builder.families.anomaly.channels import FEATURES
+from builder.families.anomaly.networks.scoring import Normaliser, Scorer
+
+HIDDEN = 32
+LATENT = 8
+
+
+class OmniAnomaly(nn.Module):
+    """Detector of one channel.
+
+    The output at t depends on the samples 0..t of the window (causal), so scoring a longer
+    window gives the same answers for the samples that a shorter one already had.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normaliser = Normaliser()
+        self.gru = nn.GRU(FEATURES, HIDDEN, num_layers=2)
+        self.encoder = nn.Sequential(
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.PReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.PReLU(),
+            nn.Linear(HIDDEN, 2 * LATENT),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT, HIDDEN),
+            nn.PReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.PReLU(),
+            nn.Linear(HIDDEN, FEATURES),
+            nn.Sigmoid(),
+        )
+        self.scorer = Scorer()
+
+    def posterior(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of z, FP32 [T,B,8] each, from normalised FP32 [T,B,25]."""
+        hidden, _ = self.gru(normal)
+        encoded = self.encoder(hidden)
+        return encoded[..., :LATENT], encoded[..., LATENT:]
+
+    def reconstruct(self, normal: Tensor) -> Tensor:
+        """Deterministic reconstruction, FP32 [T,B,25], from normalised FP32 [T,B,25]."""
+        mean, _ = self.posterior(normal)
+        reconstruction: Tensor = self.decoder(mean)
+        return reconstruction
+
+    def forward(self, input_data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score one window.
+
+        Args:
+            input_data: FP32 [T,25], T >= 1, raw units.
+
+        Returns:
+            reconstruction: FP32 [T,25], raw units.
+            anomaly_score: FP32 [T].
+            anomaly_detected: BOOL [T].
+        """
+        normal, finite = self.normaliser(input_data)
+        reconstruction = self.reconstruct(normal.unsqueeze(1)).squeeze(1)
+        score = self.scorer(normal, reconstruction, finite)
+        return (
+            self.normaliser.inverse(reconstruction),
+            score,
+            self.scorer.detect(score, finite),
+        )
+
+    def training_loss(self, normal: Tensor, beta: float, generator: torch.Generator) -> Tensor:
+        """Mean squared error + beta * KL divergence from N(0, 1), for FP32 [T,B,25]."""
+        mean, log_variance = self.posterior(normal)
+        noise = torch.randn(mean.shape, generator=generator)
+        reconstruction = self.decoder(mean + noise * (0.5 * log_variance).exp())
+        divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1)
+        return nn.functional.mse_loss(reconstruction, normal) + beta * divergence.mean()
