@@ -76,7 +76,7 @@ class Tolerance:
     """The largest difference that still counts as equal.
 
     An element passes if `|got - want| <= atol + rtol * |want|`. Integers, booleans and strings
-    must be exactly equal, save where a decision sits on its threshold: see `compare`.
+    must be exactly equal.
     """
 
     atol: float = 1e-5

@@ -1,0 +1,1 @@
+"""The incremental build: what there is to make, what is out of date and why, making it."""

@@ -1,0 +1,162 @@
+"""Making the export of a stage: ONNX file, parity against its source, golden request."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.digest import FileDigests, code_digest, describe_platform, sha256_value, versions_of
+from builder.errors import ExportError
+from builder.export.parity import check_parity, onnx_runner, torch_runner
+from builder.files import replace_folder
+from builder.record import Record, describe_files
+from builder.stage import Stage, TorchSource
+
+if TYPE_CHECKING:
+    import onnx
+
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+
+_EXTERNAL_DATA_FROM = 1 << 30
+"""Above this many bytes the weights go into a file of their own: protobuf ends at 2 GiB."""
+
+
+def export_ingredients(stage: Stage, digests: FileDigests) -> dict[str, str]:
+    """What decides the content of a stage's export; nothing heavy is imported."""
+    source = stage.source
+    ingredients = {
+        "code": code_digest("builder.export", "builder.stage", *source.code),
+        "signature": sha256_value(
+            [
+                [str(t) for t in (*stage.inputs, *stage.outputs)],
+                [dict(shape) for shape in stage.shapes],
+                [stage.tolerance.atol, stage.tolerance.rtol],
+            ]
+        ),
+        **versions_of("onnx"),
+    }
+    if isinstance(source, TorchSource):
+        ingredients |= versions_of("torch", "onnxscript")
+    if source.files:
+        ingredients["checkpoint"] = digests.combined(source.files)
+    return ingredients
+
+
+@dataclass(slots=True)
+class Exporter:
+    """Exports stages; keeps each traced graph for the stages that share it.
+
+    Args:
+        digests: Digests of files.
+    """
+
+    digests: FileDigests
+    _graphs: "dict[str, onnx.ModelProto]" = field(default_factory=dict)
+
+    def export(self, stage: Stage, folder: Path, made_from: Mapping[str, str]) -> Record:
+        """Export a stage into `folder`: model.onnx, golden.npz, record.json.
+
+        The folder appears only after the export was compared with its source at every shape of
+        the stage.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be loaded.
+            ExportError: The exporter failed, or the graph does not have the stage's signature.
+            ParityError: The export computes something else than its source.
+        """
+        import numpy as np
+        import onnx
+
+        start = time.perf_counter()
+        source = stage.source
+        with replace_folder(folder) as staged:
+            path = staged / MODEL
+            if isinstance(source, TorchSource):
+                module = source.load()
+                reference = torch_runner(stage, module)
+                model = self._trace(stage, source, module)
+            else:
+                reference = source.reference
+                model = source.build()
+            save(model, path)
+            try:
+                onnx.checker.check_model(str(path), full_check=True)
+            except Exception as error:
+                raise ExportError(
+                    f"the ONNX checker refuses the graph: {error}", where=f"stage {stage.name}"
+                ) from error
+            check_signature(stage, path)
+            seconds = time.perf_counter() - start
+            parity, (inputs, outputs) = check_parity(
+                stage, onnx_runner(path), reference, what="the export"
+            )
+            np.savez(
+                staged / GOLDEN,
+                **{f"in:{name}": value for name, value in inputs.items()},
+                **{f"out:{name}": value for name, value in outputs.items()},
+            )
+            record = Record(
+                artefact="export",
+                model=stage.name,
+                made_from=dict(made_from),
+                measured={"parity": parity.to_json(), "seconds": round(seconds, 3)},
+                files=describe_files(sorted(staged.iterdir()), self.digests),
+                details={"platform": describe_platform(), "family": stage.family},
+            )
+            record.write(staged)
+        return record
+
+    def _trace(self, stage: Stage, source: TorchSource, module: Any) -> "onnx.ModelProto":
+        from builder.export.trace import trace
+        from builder.export.weights import swap_weights
+
+        if source.graph is None:
+            return trace(stage, module, optimize=True)
+        if source.graph not in self._graphs:
+            self._graphs[source.graph] = trace(stage, module, optimize=False)
+        return swap_weights(
+            self._graphs[source.graph], module.state_dict(), where=f"stage {stage.name}"
+        )
+
+
+def check_signature(stage: Stage, path: Path) -> None:
+    """Check that an ONNX file has exactly the inputs and outputs that its stage declares.
+
+    Raises:
+        ExportError: A name, data type or dim differs; both sides are named.
+    """
+    from builder.repository.signature import onnx_signature
+
+    found = onnx_signature(path)
+    for kind, have, want in (
+        ("input", found.inputs, stage.inputs),
+        ("output", found.outputs, stage.outputs),
+    ):
+        if [(t.name, t.dtype) for t in have] != [(t.name, t.dtype) for t in want]:
+            raise ExportError(
+                f"the graph has the {kind}s {'; '.join(map(str, have))}, "
+                f"declared are {'; '.join(map(str, want))}",
+                where=f"stage {stage.name}",
+            )
+        for a, b in zip(have, want, strict=True):
+            # Where the stage has a symbol the graph must be dynamic; it may call it differently.
+            fits = len(a.dims) == len(b.dims) and all(
+                isinstance(y, str) == isinstance(x, str) and (isinstance(y, str) or x == y)
+                for x, y in zip(a.dims, b.dims, strict=True)
+            )
+            if not fits:
+                raise ExportError(
+                    f"the graph has {a}, declared is {b}",
+                    where=f"stage {stage.name}",
+                    hint="a number in place of a symbol means that the size was frozen",
+                )
+
+
+def save(model: "onnx.ModelProto", path: Path) -> None:
+    """Write a model; weights beyond protobuf's limit go to `<name>.data` beside it."""
+    import onnx
+
+    large = sum(len(i.raw_data) for i in model.graph.initializer) > _EXTERNAL_DATA_FROM
+    onnx.save(model, str(path), save_as_external_data=large, location=path.name + ".data")
