@@ -1,0 +1,131 @@
+"""What happens to detectors' answers: masking, fusing and voting, as PyTorch modules.
+
+A detector's score is a squared error, whose size means little without the detector's threshold.
+Where several detectors give one answer, their scores are divided by their thresholds first: the
+fused score then is above 1 exactly where some detector raises an alarm on a valid sample.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+SCORE_MAX = 1000.0
+"""Cap of a fused score: so many times the threshold is as bad as it gets."""
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+class ValidityMask(nn.Module):
+    """Takes back what a detector said about samples that were filled in."""
+
+    def forward(
+        self, score: Tensor, detected: Tensor, sample_valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mask one detector's answer.
+
+        Args:
+            score: FP32 [T], the detector's score.
+            detected: BOOL [T], its decision.
+            sample_valid: BOOL [T], false where the sample was filled in.
+
+        Returns:
+            anomaly_score: FP32 [T], 0 for an invalid sample.
+            anomaly_detected: BOOL [T], false for an invalid sample.
+        """
+        masked = torch.where(sample_valid, score, torch.zeros_like(score))
+        return masked, torch.logical_and(detected, sample_valid)
+
+
+class RelativeScore(nn.Module):
+    """Scores of several detectors in units of their thresholds.
+
+    Buffers:
+        thresholds: FP32 [detectors]; +Inf (a detector without threshold) makes its score 0.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        positive = torch.tensor(thresholds, dtype=torch.float32).clamp(min=_SMALLEST)
+        self.register_buffer("thresholds", positive)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """FP32 [T,detectors], at most SCORE_MAX, from scores FP32 [T,detectors]."""
+        return (scores / self.thresholds).clamp(max=SCORE_MAX)
+
+
+class Postprocessing(nn.Module):
+    """Fuses OmniAnomaly's and TranAD's answers about one channel.
+
+    Either detector can raise the alarm: one watches the long memory of the channel, the other
+    the shape of the last ten samples, and each finds segments that the other misses.
+    """
+
+    def __init__(self, omnianomaly_threshold: float, tranad_threshold: float) -> None:
+        super().__init__()
+        self.relative = RelativeScore((omnianomaly_threshold, tranad_threshold))
+
+    def forward(
+        self,
+        omnianomaly_score: Tensor,
+        omnianomaly_detected: Tensor,
+        tranad_score: Tensor,
+        tranad_detected: Tensor,
+        sample_valid: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fuse two answers.
+
+        Args:
+            omnianomaly_score: FP32 [T].
+            omnianomaly_detected: BOOL [T].
+            tranad_score: FP32 [T].
+            tranad_detected: BOOL [T].
+            sample_valid: BOOL [T], false where preprocessing filled the sample in.
+
+        Returns:
+            anomaly_score: FP32 [T], the larger of score / threshold; 0 for an invalid sample.
+            anomaly_detected: BOOL [T], a detector raised an alarm and the sample is valid: an
+                invalid sample is reported in `sample_valid`, not as an anomaly.
+            votes: INT32 [T], how many detectors raised an alarm; 0 for an invalid sample.
+        """
+        scores = self.relative(torch.stack((omnianomaly_score, tranad_score), dim=-1))
+        flags = torch.stack((omnianomaly_detected, tranad_detected), dim=-1)
+        flags = torch.logical_and(flags, sample_valid.unsqueeze(-1))
+        votes = flags.sum(dim=-1, dtype=torch.int32)
+        score = scores.amax(dim=-1)
+        score = torch.where(sample_valid, score, torch.zeros_like(score))
+        return score, votes > 0, votes
+
+
+class SubsystemVote(nn.Module):
+    """One answer about a subsystem from the detectors of its channels.
+
+    Args:
+        thresholds: One per channel.
+        quorum: How many channels have to raise an alarm at a sample for the subsystem to.
+    """
+
+    def __init__(self, thresholds: Sequence[float], quorum: int) -> None:
+        super().__init__()
+        self.relative = RelativeScore(thresholds)
+        self.quorum = quorum
+
+    def forward(self, *answers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Count votes.
+
+        Args:
+            answers: Score FP32 [T] of the first channel, its decision BOOL [T], the same of
+                the second channel, and so on.
+
+        Returns:
+            anomaly_score: FP32 [T], the largest score / threshold of all channels.
+            anomaly_detected: BOOL [T], at least `quorum` channels raised an alarm.
+            votes: INT32 [T], how many did.
+            detector_flags: BOOL [T,channels], which ones.
+        """
+        scores = self.relative(torch.stack(answers[0::2], dim=-1))
+        flags = torch.stack(answers[1::2], dim=-1)
+        votes = flags.sum(dim=-1, dtype=torch.int32)
+        return scores.amax(dim=-1), votes >= self.quorum, votes, flags
