@@ -10,11 +10,13 @@ deterministic: z is its mean, sampling happens only while training.
 import torch
 from torch import Tensor, nn
 
-from builder.families.anomaly.channels import FEATURES
+from builder.families.anomaly.channels import FEATURES, TELEMETRY_COLUMN
 from builder.families.anomaly.networks.scoring import Normaliser, Scorer
 
 HIDDEN = 32
 LATENT = 8
+BETA = 1e-3
+"""Weight of the divergence. The published 0.01 lets it dominate: z then ignores the input."""
 
 
 class OmniAnomaly(nn.Module):
@@ -52,10 +54,10 @@ class OmniAnomaly(nn.Module):
         return encoded[..., :LATENT], encoded[..., LATENT:]
 
     def reconstruct(self, normal: Tensor) -> Tensor:
-        """Deterministic reconstruction, FP32 [T,B,25], from normalised FP32 [T,B,25]."""
-        mean, _ = self.posterior(normal)
+        """Deterministic reconstruction FP32 [T,25] of normalised FP32 [T,25]."""
+        mean, _ = self.posterior(normal.unsqueeze(1))
         reconstruction: Tensor = self.decoder(mean)
-        return reconstruction
+        return reconstruction.squeeze(1)
 
     def forward(self, input_data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score one window.
@@ -69,7 +71,7 @@ class OmniAnomaly(nn.Module):
             anomaly_detected: BOOL [T].
         """
         normal, finite = self.normaliser(input_data)
-        reconstruction = self.reconstruct(normal.unsqueeze(1)).squeeze(1)
+        reconstruction = self.reconstruct(normal)
         score = self.scorer(normal, reconstruction, finite)
         return (
             self.normaliser.inverse(reconstruction),
@@ -77,10 +79,15 @@ class OmniAnomaly(nn.Module):
             self.scorer.detect(score, finite),
         )
 
-    def training_loss(self, normal: Tensor, beta: float, generator: torch.Generator) -> Tensor:
-        """Mean squared error + beta * KL divergence from N(0, 1), for FP32 [T,B,25]."""
+    def training_loss(self, normal: Tensor) -> Tensor:
+        """The loss of FP32 [T,B,25]: reconstruction error + `BETA` * divergence from N(0, 1).
+
+        The error is that of all columns plus, once more, that of the telemetry value alone, which
+        would otherwise be one of 25.
+        """
         mean, log_variance = self.posterior(normal)
-        noise = torch.randn(mean.shape, generator=generator)
-        reconstruction = self.decoder(mean + noise * (0.5 * log_variance).exp())
+        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+        error = (self.decoder(z) - normal).square()
         divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1)
-        return nn.functional.mse_loss(reconstruction, normal) + beta * divergence.mean()
+        loss: Tensor = error.mean() + error[..., TELEMETRY_COLUMN].mean()
+        return loss + BETA * divergence.mean()

@@ -174,6 +174,11 @@ class TranAD(nn.Module):
         slices = [padded[i : i + 1 - WINDOW] for i in range(WINDOW - 1)]
         return torch.stack([*slices, padded[WINDOW - 1 :]])
 
+    def reconstruct(self, normal: Tensor) -> Tensor:
+        """Second reconstruction FP32 [T,25] of normalised FP32 [T,25]."""
+        _, second = self.phases(self.windows(normal))
+        return second.squeeze(0)
+
     def forward(self, input_data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score one window of telemetry.
 
@@ -186,8 +191,7 @@ class TranAD(nn.Module):
             anomaly_detected: BOOL [T].
         """
         normal, finite = self.normaliser(input_data)
-        _, second = self.phases(self.windows(normal))
-        reconstruction = second.squeeze(0)
+        reconstruction = self.reconstruct(normal)
         score = self.scorer(normal, reconstruction, finite)
         return (
             self.normaliser.inverse(reconstruction),
