@@ -15,6 +15,7 @@ _MAX_BYTES = 4 << 20
 _NOISE = re.compile(
     r"pinned_memory_manager|cuda_memory_manager|CudaDriverHelper|Failed to initialize NVML"
     r"|DCGM unable to start|Collecting CPU metrics"
+    r"|CUDA driver version is insufficient"
 )
 # A wrong argument makes the server print its manual: some 300 lines around one that matters.
 _MANUAL = re.compile(r"\t|  --|Usage: tritonserver|[A-Z][A-Za-z/ ]+:$")

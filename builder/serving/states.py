@@ -19,11 +19,15 @@ _LOGGED = (
     re.compile(r"Poll failed for model directory '(?P<name>[^']+)': (?P<reason>.*)"),
     re.compile(r"failed to load model '(?P<name>[^']+)': (?P<reason>.*)"),
     re.compile(r"failed to load '(?P<name>[^']+)' version \d+: (?P<reason>.*)"),
+    re.compile(r"ensemble '(?P<name>[^']+)' (?P<reason>depends on .*)"),
 )
 _PARSE_ERROR = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<reason>.*)")
 # A python backend's traceback ends with the location of each frame.
 _AT = re.compile(r"\s*\n\s*At:\s*\n.*", re.DOTALL)
-_DEPENDS = re.compile(r"depends on|dependency|in ensemble", re.IGNORECASE)
+_DEPENDS = re.compile(
+    r"(?:ensemble '[^']+' )?depends on '(?P<on>[^']+)' which has no loaded version"
+)
+_STATUS = re.compile(r"(?:(?:Internal|Invalid argument|Not found|Unsupported|ValueError): )+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def from_index(
         ModelState(name, "", UNAVAILABLE, _tidy(logged.get(name, "")) or _SILENT)
         for name in wanted - {state.name for state in states}
     ]
-    return sorted(states, key=lambda s: (s.ready, bool(_DEPENDS.search(s.reason)), s.name))
+    return sorted(states, key=lambda s: (s.ready, s.reason.startswith("needs "), s.name))
 
 
 _SILENT = "the server does not say why; run it with --log-level info"
@@ -109,8 +113,10 @@ def models_in(repository: Path) -> list[str]:
 
 
 def _tidy(reason: str) -> str:
-    """The reason as one line: no status prefix, no list of stack frames."""
+    """The reason as one line: no status prefix, no stack frames, no reason of another model."""
+    if found := _DEPENDS.search(reason):
+        return f"needs {found['on']}, which did not load"
     reason = _AT.sub("", reason.replace("\\n", "\n"))
-    for prefix in ("Internal: ", "Invalid argument: ", "Not found: ", "Unsupported: "):
-        reason = reason.removeprefix(prefix)
+    if found := _STATUS.match(reason):
+        reason = reason[found.end() :]
     return " ".join(reason.split()).rstrip(";. ")
