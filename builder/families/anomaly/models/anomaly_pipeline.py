@@ -1,6 +1,7 @@
 """The pipeline `anomaly_pipeline`: raw telemetry in, the fused answer of two detectors out."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.config import Config
@@ -67,7 +68,7 @@ def pipelines(config: Config) -> Iterable[Pipeline]:
                 ),
             ),
             example=example,
-            reference=reference,
+            reference=partial(reference, config),
             description=f"telemetry with drop-outs -> {OMNIANOMALY} and {TRANAD} -> one answer",
         ),
     )
@@ -78,15 +79,16 @@ def example(generator: "np.random.Generator") -> Arrays:
     return preprocessing.example({"T": 100}, generator)
 
 
-def reference(arrays: Arrays) -> Arrays:
+def reference(config: Config, arrays: Arrays) -> Arrays:
     """The pipeline in NumPy and PyTorch, without any export or engine."""
-    from builder.families.anomaly.networks.reference import detect, run
+    from builder.families.anomaly.networks.reference import answer
 
+    detectors = postprocessing.detectors(config)
     clean = preprocessing.reference(arrays)
-    omnianomaly = detect(OMNIANOMALY, clean["input_data"])
-    tranad = detect(TRANAD, clean["input_data"])
-    score, detected, votes = run(
-        postprocessing.load_postprocessing(),
+    omnianomaly = answer(detectors[OMNIANOMALY], clean["input_data"])
+    tranad = answer(detectors[TRANAD], clean["input_data"])
+    fused = answer(
+        postprocessing.postprocessing(config),
         omnianomaly["anomaly_score"],
         omnianomaly["anomaly_detected"],
         tranad["anomaly_score"],
@@ -94,9 +96,7 @@ def reference(arrays: Arrays) -> Arrays:
         clean["sample_valid"],
     )
     return {
-        "anomaly_score": score,
-        "anomaly_detected": detected,
-        "votes": votes,
+        **fused,
         "sample_valid": clean["sample_valid"],
         "reconstruction": omnianomaly["reconstruction"],
     }

@@ -12,7 +12,7 @@ from builder.stage import Arrays, Tensor
 
 def pipelines(config: Config) -> Iterable[Pipeline]:
     """One pipeline per channel."""
-    return [_pipeline(channel) for channel in CHANNELS]
+    return [_pipeline(config, channel) for channel in CHANNELS]
 
 
 def name_of(channel: Channel) -> str:
@@ -20,7 +20,7 @@ def name_of(channel: Channel) -> str:
     return f"{channel.model}_pipeline"
 
 
-def _pipeline(channel: Channel) -> Pipeline:
+def _pipeline(config: Config, channel: Channel) -> Pipeline:
     return Pipeline(
         name=name_of(channel),
         family="anomaly",
@@ -53,27 +53,26 @@ def _pipeline(channel: Channel) -> Pipeline:
             ),
         ),
         example=anomaly_pipeline.example,
-        reference=partial(reference, channel.model),
+        reference=partial(reference, config, channel.model),
         description=f"telemetry with drop-outs -> {channel.model}",
         metadata={"channel": channel.name, "subsystem": channel.subsystem},
     )
 
 
-def reference(model: str, arrays: Arrays) -> Arrays:
+def reference(config: Config, model: str, arrays: Arrays) -> Arrays:
     """The pipeline around one detector in NumPy and PyTorch, without any export or engine."""
-    from builder.families.anomaly.networks.reference import detect, run
+    from builder.families.anomaly.networks.reference import answer
 
     clean = preprocessing.reference(arrays)
-    answer = detect(model, clean["input_data"])
-    score, detected = run(
-        postprocessing.load_mask(),
-        answer["anomaly_score"],
-        answer["anomaly_detected"],
+    detector = answer(postprocessing.detectors(config)[model], clean["input_data"])
+    masked = answer(
+        postprocessing.validity_mask(),
+        detector["anomaly_score"],
+        detector["anomaly_detected"],
         clean["sample_valid"],
     )
     return {
-        "reconstruction": answer["reconstruction"],
-        "anomaly_score": score,
-        "anomaly_detected": detected,
+        **masked,
         "sample_valid": clean["sample_valid"],
+        "reconstruction": detector["reconstruction"],
     }

@@ -1,11 +1,13 @@
 """The pipeline `multi_detector`: all channels of a subsystem in, one answer about it out."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.config import Config
 from builder.families.anomaly.channels import FEATURES, SUBSYSTEMS
-from builder.families.anomaly.models import postprocessing, preprocessing
+from builder.families.anomaly.models import postprocessing
+from builder.families.anomaly.models.detector import telemetry_window
 from builder.pipeline import Pipeline, Step
 from builder.stage import Arrays, Tensor
 
@@ -22,12 +24,7 @@ def pipelines(config: Config) -> Iterable[Pipeline]:
     The channels have to be sampled at the same times: row t of every input is one moment. NaN
     and Inf go straight to the detectors, which raise an alarm about such a sample.
     """
-    outputs = (
-        Tensor("anomaly_score", "FP32", ("T",)),
-        Tensor("anomaly_detected", "BOOL", ("T",)),
-        Tensor("votes", "INT32", ("T",)),
-        Tensor("detector_flags", "BOOL", ("T", len(CHANNELS))),
-    )
+    stage = postprocessing.subsystem_vote(config)
     detectors = [
         Step(
             model,
@@ -37,23 +34,19 @@ def pipelines(config: Config) -> Iterable[Pipeline]:
         for channel, model in zip(CHANNELS, postprocessing.VOTERS, strict=True)
     ]
     vote = Step(
-        postprocessing.VOTE_NAME,
-        {
-            name: name
-            for model in postprocessing.VOTERS
-            for name in postprocessing.vote_inputs(model)
-        },
-        {tensor.name: tensor.name for tensor in outputs},
+        stage.name,
+        {tensor.name: tensor.name for tensor in stage.inputs},
+        {tensor.name: tensor.name for tensor in stage.outputs},
     )
     return (
         Pipeline(
             name=NAME,
             family="anomaly",
             inputs=tuple(Tensor(channel, "FP32", ("T", FEATURES)) for channel in CHANNELS),
-            outputs=outputs,
+            outputs=stage.outputs,
             steps=(*detectors, vote),
             example=example,
-            reference=reference,
+            reference=partial(reference, config),
             description=f"the {len(CHANNELS)} channels of {postprocessing.SUBSYSTEM} -> one answer",
             metadata={"subsystem": postprocessing.SUBSYSTEM},
         ),
@@ -62,22 +55,19 @@ def pipelines(config: Config) -> Iterable[Pipeline]:
 
 def example(generator: "np.random.Generator") -> Arrays:
     """A hundred samples of every channel."""
-    return {channel: preprocessing.telemetry_like(100, generator) for channel in CHANNELS}
+    return {channel: telemetry_window(100, generator) for channel in CHANNELS}
 
 
-def reference(arrays: Arrays) -> Arrays:
+def reference(config: Config, arrays: Arrays) -> Arrays:
     """The pipeline in PyTorch, without any export or engine."""
-    from builder.families.anomaly.networks.reference import detect, run
+    from builder.families.anomaly.networks.reference import answer
 
+    detectors = postprocessing.detectors(config)
     answers = [
-        detect(model, arrays[channel])[output]
+        answer(detectors[model], arrays[channel])
         for channel, model in zip(CHANNELS, postprocessing.VOTERS, strict=True)
-        for output in ("anomaly_score", "anomaly_detected")
     ]
-    score, detected, votes, flags = run(postprocessing.load_vote(), *answers)
-    return {
-        "anomaly_score": score,
-        "anomaly_detected": detected,
-        "votes": votes,
-        "detector_flags": flags,
-    }
+    return answer(
+        postprocessing.subsystem_vote(config),
+        *(a[name] for a in answers for name in ("anomaly_score", "anomaly_detected")),
+    )

@@ -6,10 +6,11 @@ are as they were sent.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from builder.config import Config
 from builder.families.anomaly.channels import FEATURES
+from builder.families.anomaly.models.detector import telemetry_window
 from builder.stage import Arrays, OnnxSource, Range, Shape, Stage, Tensor, Tolerance
 
 if TYPE_CHECKING:
@@ -118,29 +119,14 @@ def reference(arrays: Arrays) -> Arrays:
 
 
 def example(shape: Shape, generator: "np.random.Generator") -> Arrays:
-    """Telemetry in which about every seventh sample has a drop-out."""
-    return {"telemetry": with_dropouts(telemetry_like(shape["T"], generator), generator)}
-
-
-def telemetry_like(length: int, generator: "np.random.Generator") -> "np.ndarray[Any, Any]":
-    """FP32 [length,25] in the layout of the channels: a value in -1..1, one-hot commands."""
+    """Telemetry in which about every seventh sample has NaN or Inf in one feature."""
     import numpy as np
 
-    telemetry = np.zeros((length, FEATURES), np.float32)
-    telemetry[:, 0] = np.sin(np.arange(length) / 9) + generator.normal(0, 0.05, length)
-    telemetry[:, 1:] = generator.random((length, FEATURES - 1)) < 0.1
-    return telemetry
-
-
-def with_dropouts(
-    telemetry: "np.ndarray[Any, Any]", generator: "np.random.Generator"
-) -> "np.ndarray[Any, Any]":
-    """The same telemetry with NaN or Inf in one feature of some rows, the first row included."""
-    import numpy as np
-
-    damaged = telemetry.copy()
-    rows = np.flatnonzero(generator.random(len(telemetry)) < 1 / 7)
-    rows = np.union1d(rows, [0]) if len(telemetry) > 1 else rows
-    features = generator.integers(0, FEATURES, len(rows))
-    damaged[rows, features] = generator.choice([np.nan, np.inf, -np.inf], len(rows))
-    return damaged
+    samples = shape["T"]
+    telemetry = telemetry_window(samples, generator)
+    invalid = generator.random(samples) < 1 / 7
+    invalid[:1] = samples > 1  # the first one too, which has no sample before it
+    features = generator.integers(0, FEATURES, samples)
+    drop_outs = generator.choice([np.nan, np.inf, -np.inf], samples)
+    telemetry[invalid, features[invalid]] = drop_outs[invalid]
+    return {"telemetry": telemetry}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 SCORE_MAX = 1000.0
-"""Cap of a fused score: so many times the threshold is as bad as it gets."""
+"""Cap of a fused score: a sample is never more than this many times the threshold."""
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
