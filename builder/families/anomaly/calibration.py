@@ -12,6 +12,7 @@ from another time) of 30 to 400 samples were injected, and the setting with the 
 F1 was taken among those that raise alarms on no more than 0.2 % of the untouched rest.
 """
 
+import itertools
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -99,7 +100,7 @@ def normal_range(
     half = np.maximum((high - low) / 2, smallest)
     distances = []
     bounds = [fold * len(full) // FOLDS for fold in range(FOLDS + 1)]
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in itertools.pairwise(bounds):
         # The windows just after the fold still contain samples of it.
         others = np.concatenate((full[:first], full[end + window - 1 :]))
         if len(others) == 0 or first == end:

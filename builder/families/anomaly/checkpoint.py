@@ -5,7 +5,6 @@ also loads from the authors' `model.ckpt`, a pickle, of which only plain tensors
 Nothing in a checkpoint is ever executed.
 """
 
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -17,12 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from builder.errors import CheckpointError, from_os_error
+from builder.errors import CheckpointError
 from builder.families.anomaly.networks.omnianomaly import OmniAnomaly
 from builder.families.anomaly.networks.tranad import TranAD
-
-WEIGHTS = Path(__file__).parent / "weights"
-"""The weights that are shipped with the package."""
+from builder.files import write_atomic
 
 MAX_BYTES = 64 * 2**20
 """No detector is near this size; a larger file is refused before it is read."""
@@ -36,7 +33,7 @@ _M = TypeVar("_M", bound=nn.Module)
 _RETRAIN = "train it again with `builder train anomaly`, or restore the file"
 
 
-def weights_path(model: str, folder: Path = WEIGHTS) -> Path:
+def weights_path(folder: Path, model: str) -> Path:
     """The weights file of a model name such as `SMAP_E-1` or `tranad_sat1`."""
     return folder / f"{model}.safetensors"
 
@@ -105,27 +102,7 @@ def save(module: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
     """
     tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     header = {"format_version": FORMAT_VERSION, **metadata}
-    write_atomically(path, safetensors.torch.save(tensors, metadata=header))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old or the new content, never half.
-
-    Raises:
-        RepositoryError: The file cannot be written.
-    """
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except OSError as error:
-        raise from_os_error(error, "writing", path) from error
-    finally:
-        staged.unlink(missing_ok=True)
+    write_atomic(path, safetensors.torch.save(tensors, metadata=header))
 
 
 def _check_file(path: Path) -> None:

@@ -12,7 +12,7 @@ number of excesses and q the risk.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class PotFit:
     scale: float = 0.0
 
 
-def fit_pot(scores: NDArray[np.floating], settings: PotSettings | None = None) -> PotFit:
+def fit_pot(scores: NDArray[np.floating[Any]], settings: PotSettings | None = None) -> PotFit:
     """The threshold of scores FP [T] of normal operation, high scores being anomalous.
 
     Falls back to the largest score seen where the tail is no tail: too few excesses, or all of
@@ -111,4 +111,4 @@ def pareto_quantile(shape: float, scale: float, tail: float) -> float:
     """The excess that is exceeded with probability `tail`."""
     if abs(shape) < _TINY_SHAPE:
         return -scale * math.log(tail)
-    return scale / shape * (tail**-shape - 1)
+    return scale / shape * (math.pow(tail, -shape) - 1)

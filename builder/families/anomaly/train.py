@@ -1,0 +1,301 @@
+"""Training the detectors.
+
+One function per network, both seeded, deterministic on one machine, and resumable: the training
+state is saved atomically after every epoch, each epoch draws its random numbers from a seed of
+its own, and so a run that was killed goes on and ends with the same weights as one that was not.
+"""
+
+import io
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from builder.digest import sha256_bytes, sha256_value
+from builder.errors import CheckpointError, DataError
+from builder.families.anomaly import checkpoint
+from builder.families.anomaly.calibration import (
+    ScoreSettings,
+    describe,
+    fit_normaliser,
+    fit_scorer,
+)
+from builder.families.anomaly.networks.omnianomaly import OmniAnomaly
+from builder.families.anomaly.networks.tranad import WINDOW, TranAD
+from builder.files import write_atomic
+
+RECIPE = 1
+"""Counts changes of the training code: weights of another recipe are trained again."""
+
+OMNI_WINDOW = 100
+OMNI_BATCH = 32
+OMNI_STRIDE = 8
+"""An epoch draws one window of 100 samples per 8 samples of telemetry."""
+
+OMNI_RATE = 3e-3
+OMNI_CLIP = 1.0
+
+TRANAD_BATCH = 128
+TRANAD_RATE = 1e-3
+TRANAD_DECAY = 1e-5
+
+Report = Callable[[int, float], None]
+"""Called after every epoch with its number, from 1, and its mean loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a detector is trained.
+
+    Attributes:
+        epochs: Passes over the train array.
+        seed: Decides the initial weights, the order of the data and the sampled noise.
+        score: What the detector scores, and how its threshold is set.
+    """
+
+    epochs: int
+    seed: int = 0
+    score: ScoreSettings = ScoreSettings()
+
+
+def recipe_digest(model: str, train: NDArray[np.float32], settings: TrainSettings) -> str:
+    """Identifies what training makes of FP32 [T,25]: equal digests mean equal weights."""
+    data = sha256_bytes(np.ascontiguousarray(train).tobytes())
+    return sha256_value([RECIPE, model, data, list(train.shape), asdict(settings)])
+
+
+def train_to_file(
+    kind: type[OmniAnomaly] | type[TranAD],
+    channel: str,
+    train: NDArray[np.float32],
+    settings: TrainSettings,
+    target: Path,
+    work: Path,
+    report: Report | None = None,
+) -> None:
+    """Train a detector on FP32 [T,25] and write its weights.
+
+    Args:
+        kind: The network.
+        channel: The channel that the data is from, for the file's header.
+        train: Telemetry of normal operation.
+        settings: How to train.
+        target: The safetensors file to write.
+        work: Folder for the training state, which is removed at the end.
+        report: Progress.
+
+    Raises:
+        DataError: Fewer samples than one training window.
+        BuilderError: A file cannot be written.
+    """
+    digest = recipe_digest(kind.__name__, train, settings)
+    state = work / f"{target.stem}.state"
+    if kind is OmniAnomaly:
+        module: OmniAnomaly | TranAD = train_omnianomaly(train, settings, state, report)
+    else:
+        module = train_tranad(train, settings, state, report)
+    fit = fit_scorer(module, train, settings.score)
+    checkpoint.save(
+        module,
+        target,
+        {
+            "model": kind.__name__,
+            "channel": channel,
+            "recipe": digest,
+            "epochs": str(settings.epochs),
+            "seed": str(settings.seed),
+            "train_samples": str(len(train)),
+            "torch": torch.__version__,
+            **describe(settings.score, fit),
+        },
+    )
+    state.unlink(missing_ok=True)
+
+
+def is_trained(
+    kind: type[OmniAnomaly] | type[TranAD],
+    train: NDArray[np.float32],
+    settings: TrainSettings,
+    target: Path,
+) -> bool:
+    """Whether the file already holds what training would make."""
+    if not target.is_file():
+        return False
+    try:
+        recipe = checkpoint.read_metadata(target).get("recipe")
+    except CheckpointError:
+        return False
+    return recipe == recipe_digest(kind.__name__, train, settings)
+
+
+def train_omnianomaly(
+    train: NDArray[np.float32],
+    settings: TrainSettings,
+    state: Path | None = None,
+    report: Report | None = None,
+) -> OmniAnomaly:
+    """Train on windows of FP32 [T,25]; the scorer is left to be fitted.
+
+    Raises:
+        DataError: Fewer than 100 samples.
+    """
+    _check_length(train, OMNI_WINDOW)
+    with _reproducible(settings.seed):
+        module = OmniAnomaly()
+        fit_normaliser(module.normaliser, train)
+        normal, _ = module.normaliser(torch.from_numpy(train))
+        windows = normal.unfold(0, OMNI_WINDOW, 1)  # [N,25,100]
+        optimiser = torch.optim.Adam(module.parameters(), lr=OMNI_RATE)
+        steps = math.ceil(len(train) / (OMNI_STRIDE * OMNI_BATCH))
+
+        def epoch_losses(epoch: int) -> Iterator[float]:
+            for step in range(steps):
+                done = (epoch * steps + step) / (settings.epochs * steps)
+                _set_rate(optimiser, OMNI_RATE * 0.5 * (1 + math.cos(math.pi * done)))
+                chosen = torch.randint(0, len(windows), (OMNI_BATCH,))
+                loss = module.training_loss(windows[chosen].permute(2, 0, 1))
+                yield _descend(loss, module, optimiser, OMNI_CLIP)
+
+        digest = recipe_digest("OmniAnomaly", train, settings)
+        _run(module, optimiser, settings, epoch_losses, state, digest, report)
+    return module.eval()
+
+
+def train_tranad(
+    train: NDArray[np.float32],
+    settings: TrainSettings,
+    state: Path | None = None,
+    report: Report | None = None,
+) -> TranAD:
+    """Train on all windows of FP32 [T,25]; the scorer is left to be fitted.
+
+    Raises:
+        DataError: Fewer than 10 samples.
+    """
+    _check_length(train, WINDOW)
+    with _reproducible(settings.seed):
+        module = TranAD()
+        fit_normaliser(module.normaliser, train)
+        normal, _ = module.normaliser(torch.from_numpy(train))
+        windows = module.windows(normal)
+        optimiser = torch.optim.AdamW(
+            module.parameters(), lr=TRANAD_RATE, weight_decay=TRANAD_DECAY
+        )
+
+        def epoch_losses(epoch: int) -> Iterator[float]:
+            _set_rate(optimiser, TRANAD_RATE * 0.9 ** (epoch // 5))
+            for chosen in torch.split(torch.randperm(len(train)), TRANAD_BATCH):
+                loss = module.training_loss(windows[:, chosen], epoch)
+                yield _descend(loss, module, optimiser, None)
+
+        digest = recipe_digest("TranAD", train, settings)
+        _run(module, optimiser, settings, epoch_losses, state, digest, report)
+    return module.eval()
+
+
+def _run(
+    module: OmniAnomaly | TranAD,
+    optimiser: torch.optim.Optimizer,
+    settings: TrainSettings,
+    epoch_losses: Callable[[int], Iterator[float]],
+    state: Path | None,
+    digest: str,
+    report: Report | None,
+) -> None:
+    """Run the epochs that a saved state does not already cover."""
+    first = _resume(module, optimiser, state, digest)
+    module.train()
+    for epoch in range(first, settings.epochs):
+        torch.manual_seed(settings.seed * 1_000_003 + epoch + 1)
+        losses = list(epoch_losses(epoch))
+        if state is not None:
+            _save_state(module, optimiser, state, digest, epoch + 1)
+        if report is not None:
+            report(epoch + 1, sum(losses) / len(losses))
+
+
+def _descend(
+    loss: Tensor,
+    module: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    clip: float | None,
+) -> float:
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _save_state(
+    module: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    path: Path,
+    digest: str,
+    epochs: int,
+) -> None:
+    buffer = io.BytesIO()
+    content = {
+        "digest": digest,
+        "epochs": epochs,
+        "module": module.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _resume(
+    module: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    path: Path | None,
+    digest: str,
+) -> int:
+    """Restore a saved state; the number of epochs that it covers, 0 if there is none that fits."""
+    if path is None or not path.is_file():
+        return 0
+    try:
+        content: Any = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+        return 0  # not written by this program: training starts again
+    if not isinstance(content, dict) or content.get("digest") != digest:
+        return 0  # of other data or settings
+    module.load_state_dict(content["module"])
+    optimiser.load_state_dict(content["optimiser"])
+    return int(content["epochs"])
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """One thread and a seeded generator inside the block, the caller's own ones after it."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_num_threads(1)  # sums depend on how they are split among threads
+        try:
+            torch.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _check_length(train: NDArray[np.float32], window: int) -> None:
+    if len(train) < window:
+        raise DataError(
+            f"{len(train)} train samples are fewer than one training window of {window}",
+            hint="train on a longer stretch of normal operation",
+        )
