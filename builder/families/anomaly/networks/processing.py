@@ -100,7 +100,7 @@ class Postprocessing(nn.Module):
 
 
 class SubsystemVote(nn.Module):
-    """One answer about a subsystem from the detectors of its channels.
+    """One answer about a subsystem from the detectors of its five channels.
 
     Args:
         thresholds: One per channel.
@@ -112,20 +112,29 @@ class SubsystemVote(nn.Module):
         self.relative = RelativeScore(thresholds)
         self.quorum = quorum
 
-    def forward(self, *answers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Count votes.
-
-        Args:
-            answers: Score FP32 [T] of the first channel, its decision BOOL [T], the same of
-                the second channel, and so on.
+    # The arguments are spelled out because torch.export gives dynamic sizes to named ones only.
+    def forward(
+        self,
+        score_1: Tensor,
+        detected_1: Tensor,
+        score_2: Tensor,
+        detected_2: Tensor,
+        score_3: Tensor,
+        detected_3: Tensor,
+        score_4: Tensor,
+        detected_4: Tensor,
+        score_5: Tensor,
+        detected_5: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Count votes, from a score FP32 [T] and a decision BOOL [T] per channel.
 
         Returns:
             anomaly_score: FP32 [T], the largest score / threshold of all channels.
             anomaly_detected: BOOL [T], at least `quorum` channels raised an alarm.
             votes: INT32 [T], how many did.
-            detector_flags: BOOL [T,channels], which ones.
+            detector_flags: BOOL [T,5], which ones.
         """
-        scores = self.relative(torch.stack(answers[0::2], dim=-1))
-        flags = torch.stack(answers[1::2], dim=-1)
+        scores = torch.stack((score_1, score_2, score_3, score_4, score_5), dim=-1)
+        flags = torch.stack((detected_1, detected_2, detected_3, detected_4, detected_5), dim=-1)
         votes = flags.sum(dim=-1, dtype=torch.int32)
-        return scores.amax(dim=-1), votes >= self.quorum, votes, flags
+        return self.relative(scores).amax(dim=-1), votes >= self.quorum, votes, flags
