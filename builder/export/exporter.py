@@ -10,6 +10,7 @@ from builder.digest import FileDigests, code_digest, describe_platform, sha256_v
 from builder.errors import ExportError
 from builder.export.parity import check_parity, onnx_runner, torch_runner
 from builder.files import replace_folder
+from builder.golden import GOLDEN, golden_bytes
 from builder.record import Record, describe_files
 from builder.stage import Stage, TorchSource
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import onnx
 
 MODEL = "model.onnx"
-GOLDEN = "golden.npz"
 
 _EXTERNAL_DATA_FROM = 1 << 30
 """Above this many bytes the weights go into a file of their own: protobuf ends at 2 GiB."""
@@ -66,7 +66,6 @@ class Exporter:
             ExportError: The exporter failed, or the graph does not have the stage's signature.
             ParityError: The export computes something else than its source.
         """
-        import numpy as np
         import onnx
 
         start = time.perf_counter()
@@ -92,11 +91,7 @@ class Exporter:
             parity, (inputs, outputs) = check_parity(
                 stage, onnx_runner(path), reference, what="the export"
             )
-            np.savez(
-                staged / GOLDEN,
-                **{f"in:{name}": value for name, value in inputs.items()},
-                **{f"out:{name}": value for name, value in outputs.items()},
-            )
+            (staged / GOLDEN).write_bytes(golden_bytes(inputs, outputs))
             record = Record(
                 artefact="export",
                 model=stage.name,

@@ -1,6 +1,7 @@
 """Tracing a PyTorch module to ONNX."""
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -33,11 +34,14 @@ def trace(stage: Stage, module: "torch.nn.Module", *, optimize: bool) -> "onnx.M
     import torch
 
     example = stage.example(stage.shapes[0], np.random.default_rng(0))
-    symbols = {name: torch.export.Dim(name) for name in sorted(stage.symbols)}
-    dynamic = tuple(
-        {i: symbols[d] for i, d in enumerate(tensor.dims) if isinstance(d, str)} or None
+    # Named Dims are quietly given up when an operator needs a constant; DYNAMIC is an error then.
+    dynamic: tuple[object, ...] = tuple(
+        {i: torch.export.Dim.DYNAMIC for i, d in enumerate(tensor.dims) if isinstance(d, str)}
         for tensor in stage.inputs
     )
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        dynamic = (dynamic,)  # forward(*inputs) is one argument to the tracer
     arguments = tuple(torch.from_numpy(example[tensor.name]) for tensor in stage.inputs)
     try:
         with _quiet(), exportable_gru(), torch.no_grad():
@@ -56,14 +60,31 @@ def trace(stage: Stage, module: "torch.nn.Module", *, optimize: bool) -> "onnx.M
     except BuilderError:
         raise
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        cause = error.__cause__ or error
+        reason = next((line for line in str(cause).splitlines() if line.strip()), repr(cause))
         raise ExportError(
             f"the ONNX exporter failed: {reason}",
             where=f"stage {stage.name}",
             hint="run with BUILDER_DEBUG=1 for the exporter's traceback",
         ) from error
     assert program is not None
-    return strip(program.model_proto)
+    return name_dims(stage, strip(program.model_proto))
+
+
+def name_dims(stage: Stage, model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Call the dynamic dims of inputs and outputs as the stage does."""
+    for values, tensors in (
+        (model.graph.input, stage.inputs),
+        (model.graph.output, stage.outputs),
+    ):
+        for value, tensor in zip(values, tensors, strict=True):
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) != len(tensor.dims):
+                continue  # the signature check names both sides
+            for dim, declared in zip(dims, tensor.dims, strict=True):
+                if isinstance(declared, str) and not dim.HasField("dim_value"):
+                    dim.dim_param = declared
+    return model
 
 
 def strip(model: "onnx.ModelProto") -> "onnx.ModelProto":

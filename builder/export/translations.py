@@ -57,7 +57,9 @@ def exportable_gru() -> Iterator[None]:
                 "state can be exported",
                 hint="construct it as nn.GRU(inputs, hidden, num_layers) and call it as gru(x)",
             )
-        return operator(input, list(self._flat_weights)), None
+        # By name: `_flat_weights` would hand over tensors that the tracer does not know.
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        return operator(input, weights), None
 
     original = torch.nn.GRU.forward
     torch.nn.GRU.forward = forward  # type: ignore[method-assign, assignment]

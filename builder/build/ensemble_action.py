@@ -1,0 +1,135 @@
+"""Checking, proving and publishing one pipeline, as an action."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from builder.build.action import Action
+from builder.digest import code_digest, sha256_bytes, sha256_value
+from builder.errors import PipelineError
+from builder.export.chain import run_chained
+from builder.export.exporter import MODEL
+from builder.export.parity import compare_outputs
+from builder.golden import GOLDEN, golden_bytes
+from builder.pipeline import Pipeline
+from builder.record import NAME, Record, read_record
+from builder.stage import Tolerance
+
+if TYPE_CHECKING:
+    from builder.build.plan import Context
+
+GROUP = "ensemble"
+
+
+def plan(
+    context: "Context",
+    pipeline: Pipeline,
+    exports: Mapping[str, Action],
+    engines: Mapping[str, Action],
+) -> Action:
+    """`model_repository/ensemble/<pipeline>/`.
+
+    Raises:
+        PipelineError: A step names a model that no family declares.
+    """
+    from builder.repository.layout import newest_version
+
+    for step in pipeline.steps:
+        if step.model not in engines:
+            raise PipelineError(
+                f"step {step.model} is no stage with an engine for {context.targets[0].name}",
+                where=f"pipeline {pipeline.name}",
+                hint="declare the stage, or name one of `builder list`",
+            )
+    members = sorted({step.model for step in pipeline.steps})
+    repository = context.config.repository
+    version = newest_version(repository / GROUP / pipeline.name) or 1
+
+    def ingredients() -> dict[str, str]:
+        return {
+            "wiring": sha256_value(
+                [
+                    [str(t) for t in (*pipeline.inputs, *pipeline.outputs)],
+                    [[s.model, dict(s.inputs), dict(s.outputs)] for s in pipeline.steps],
+                    [pipeline.max_batch_size, pipeline.atol, dict(pipeline.metadata)],
+                ]
+            ),
+            "stages": sha256_value([_export_digest(exports[name]) for name in members]),
+            "code": code_digest(
+                "builder.repository.ensemble",
+                "builder.golden",
+                *sorted({pipeline.reference.__module__, pipeline.example.__module__}),
+            ),
+        }
+
+    def make(made_from: Mapping[str, str]) -> Record:
+        return prove_and_publish(context, pipeline, exports, version, made_from)
+
+    return Action(
+        artefact=GROUP,
+        model=pipeline.name,
+        folder=repository / GROUP / pipeline.name / str(version),
+        needs=tuple(engines[name] for name in members),
+        ingredients=ingredients,
+        make=make,
+    )
+
+
+def _export_digest(export: Action) -> list[object] | None:
+    record = read_record(export.folder)
+    return [record.made_from, record.files] if record else None
+
+
+def prove_and_publish(
+    context: "Context",
+    pipeline: Pipeline,
+    exports: Mapping[str, Action],
+    version: int,
+    made_from: Mapping[str, str],
+) -> Record:
+    """Check the DAG, compare it with the reference implementation, then publish the ensemble.
+
+    Raises:
+        PipelineError: The steps do not fit together.
+        ParityError: The chained stages compute something else than the reference.
+        RepositoryError: The repository cannot be written.
+    """
+    import numpy as np
+
+    from builder.repository.ensemble import check_pipeline, ensemble_config
+    from builder.repository.model_config import config_text
+    from builder.repository.publish import publish
+    from builder.repository.signature import Signature
+
+    stages = {step.model: context.registry.stages[step.model] for step in pipeline.steps}
+    signatures = {name: Signature(s.inputs, s.outputs) for name, s in stages.items()}
+    check_pipeline(pipeline, signatures, {name: s.max_batch_size for name, s in stages.items()})
+    inputs = pipeline.example(np.random.default_rng(0))
+    expected = pipeline.reference(inputs)
+    got = run_chained(pipeline, {name: exports[name].folder / MODEL for name in stages}, inputs)
+    differences = compare_outputs(
+        got,
+        expected,
+        pipeline.outputs,
+        Tolerance(atol=pipeline.atol),
+        where=f"pipeline {pipeline.name}",
+    )
+    golden = golden_bytes(inputs, expected)
+    record = Record(
+        artefact=GROUP,
+        model=pipeline.name,
+        made_from=dict(made_from),
+        measured={
+            "parity": {"max_abs": differences, "worst": max(differences.values(), default=0.0)}
+        },
+        files={GOLDEN: {"sha256": sha256_bytes(golden), "size": len(golden)}},
+        details={"family": pipeline.family, "steps": [step.model for step in pipeline.steps]},
+    )
+    publish(
+        context.config.repository,
+        GROUP,
+        pipeline.name,
+        version=version,
+        files={GOLDEN: golden, NAME: record.to_bytes()},
+        config=config_text(ensemble_config(pipeline, signatures)),
+    )
+    return record
