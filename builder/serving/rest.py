@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 from builder.errors import ServerError
 
 
-def call(url: str, path: str, *, method: str = "GET", timeout: float = 10.0) -> tuple[int, bytes]:
+def call(
+    url: str, path: str, *, method: str = "GET", body: bytes | None = None, timeout: float = 10.0
+) -> tuple[int, bytes]:
     """Status and body of one HTTP request to the server at `url`.
 
     Raises:
@@ -21,11 +23,16 @@ def call(url: str, path: str, *, method: str = "GET", timeout: float = 10.0) -> 
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:
-        connection.request(method, path)
+        connection.request(method, path, body)
         response = connection.getresponse()
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def post(url: str, path: str, body: bytes, *, timeout: float = 10.0) -> int:
+    """Status of a POST request; raises as `call` does."""
+    return call(url, path, method="POST", body=body, timeout=timeout)[0]
 
 
 def get_json(url: str, path: str, *, method: str = "GET", timeout: float = 10.0) -> Any:

@@ -327,6 +327,10 @@ class TritonServer:
         """The log so far, also after the server has stopped."""
         return self._log.text()
 
+    def last_words(self) -> str:
+        """The last lines of the log that matter."""
+        return self._log.tail()
+
     def model_states(self) -> list[ModelState]:
         """State of every model that is or should be loaded, failures first.
 

@@ -22,12 +22,15 @@ STUB = "triton_python_backend_stub"
 _PYTORCH_MODEL = Path(__file__).with_name("pytorch") / "model.py"
 
 
-def prepare_backends(build_dir: Path, *, python: bool, base: Path | None = None) -> Path:
+def prepare_backends(
+    build_dir: Path, *, python: bool, onnxruntime: bool = True, base: Path | None = None
+) -> Path:
     """Make, or bring up to date, the backend directory.
 
     Args:
         build_dir: Folder for compiled things; the directory is `backends` in it.
         python: Whether python and pytorch models are going to be served, too.
+        onnxruntime: Whether ONNX models are.
         base: Backends of an installation, to be linked where it has them; those that it lacks
             are added.
 
@@ -43,7 +46,7 @@ def prepare_backends(build_dir: Path, *, python: bool, base: Path | None = None)
     try:
         out.mkdir(parents=True, exist_ok=True)
         linked = _link(base, out) if base else set()
-        if "onnxruntime" not in linked:
+        if onnxruntime and "onnxruntime" not in linked:
             from builder.serving import native_build
 
             native_build.build(out)
