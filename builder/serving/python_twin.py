@@ -13,12 +13,15 @@ of its own:
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from builder.errors import BuilderError, UsageError
 from builder.stage import NUMPY_DTYPES, Arrays, Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 Compute = Callable[[list[Arrays], Callable[[], None]], list[Arrays]]
 """Answers a batch of requests. The second argument may be called between parts of the work: it
@@ -37,6 +40,27 @@ def parameter(args: Mapping[str, str], key: str, default: str) -> str:
     """
     parameters = json.loads(args["model_config"]).get("parameters", {})
     return str(parameters.get(key, {}).get("string_value") or default)
+
+
+def use_threads(args: Mapping[str, str]) -> None:
+    """Let PyTorch use as many threads as the config's parameter `threads` says, by default 1.
+
+    One is what the native models get, too; these networks are too small to gain from more.
+
+    Raises:
+        ValueError: The parameter is no positive number.
+    """
+    import torch
+
+    text = parameter(args, "threads", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"parameter threads: expected 1 or more, got {text!r}")
+    torch.set_num_threads(int(text))
+
+
+def named(outputs: Sequence[Tensor], values: "Sequence[torch.Tensor]") -> Arrays:
+    """PyTorch outputs in the declared order as arrays by name."""
+    return {t.name: value.numpy() for t, value in zip(outputs, values, strict=True)}
 
 
 def declare(
