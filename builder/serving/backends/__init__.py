@@ -46,6 +46,9 @@ def prepare_backends(
     try:
         out.mkdir(parents=True, exist_ok=True)
         linked = _link(base, out) if base else set()
+        for path in out.iterdir():
+            if path.is_symlink() and path.name not in linked:
+                path.unlink()  # of an installation that was used before
         if onnxruntime and "onnxruntime" not in linked:
             from builder.serving import native_build
 
@@ -94,7 +97,6 @@ def _python_files() -> dict[str, Path]:
 
 def _update(folder: Path, files: Mapping[str, Path]) -> None:
     """Make `folder` hold exactly these files, touching only those that differ."""
-    _unlink_link(folder)
     folder.mkdir(exist_ok=True)
     for name, source in files.items():
         target = folder / name
@@ -130,7 +132,3 @@ def _link(base: Path, out: Path) -> set[str]:
         staged.replace(link)
     return names
 
-
-def _unlink_link(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
