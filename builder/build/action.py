@@ -70,6 +70,8 @@ def evaluate_one(
 ) -> State:
     """The state of one action, given the states of what it needs."""
     record = read_record(action.folder)
+    if record is None:
+        return State(("not built yet",), None, None)
     stale = [need for need in action.needs if not states[need].current]
     if stale:
         # The cause is what people want to read, not "the export will change".
@@ -80,8 +82,6 @@ def evaluate_one(
         }
         return State(tuple(sorted(reasons)), None, record)
     made_from = action.ingredients()
-    if record is None:
-        return State(("not built yet",), made_from, None)
     problems = record.changes(made_from) or record.damage(action.folder, digests)
     if force and not problems:
         problems = ["forced"]

@@ -25,11 +25,11 @@ def plan(
     context: "Context", stage: Stage, kind: EngineKind, target: Target, export: Action
 ) -> Action:
     """`model_repository/<group>/<model>/<version>/`."""
-    from builder.repository.layout import newest_version
+    from builder.repository.publish import versions
 
     model = kind.model_name(stage)
     repository = context.config.repository
-    version = context.version or newest_version(repository / kind.group / model) or 1
+    version = context.version or max(versions(repository / kind.group / model), default=1)
     options = context.config.stage_options(stage.name)
 
     def ingredients() -> dict[str, str]:
@@ -122,6 +122,8 @@ def build_and_publish(
                         metadata={"family": stage.family, **stage.metadata},
                     )
                 ),
+                # Asking for a version by number asks for it to be served.
+                clear_pin=context.version is not None,
             )
     except BuilderError:
         raise

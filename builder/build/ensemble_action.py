@@ -31,7 +31,7 @@ def plan(
     Raises:
         PipelineError: A step names a model that no family declares.
     """
-    from builder.repository.layout import newest_version
+    from builder.repository.publish import versions
 
     for step in pipeline.steps:
         if step.model not in engines:
@@ -42,7 +42,7 @@ def plan(
             )
     members = sorted({step.model for step in pipeline.steps})
     repository = context.config.repository
-    version = newest_version(repository / GROUP / pipeline.name) or 1
+    version = max(versions(repository / GROUP / pipeline.name), default=1)
 
     def ingredients() -> dict[str, str]:
         return {
@@ -130,6 +130,6 @@ def prove_and_publish(
         pipeline.name,
         version=version,
         files={GOLDEN: golden, NAME: record.to_bytes()},
-        config=config_text(ensemble_config(pipeline, signatures)),
+        config=config_text(ensemble_config(pipeline)),
     )
     return record

@@ -1,0 +1,93 @@
+"""The tables that `builder build` and `builder status` print."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from builder.build.action import Action
+from builder.build.execute import Outcome
+from builder.build.verify import Verification
+from builder.record import Record
+
+
+def print_report(
+    plan: Sequence[Action],
+    outcomes: Mapping[Action, Outcome],
+    findings: Sequence[Any],
+    verification: Verification | None,
+    seconds: float,
+) -> None:
+    """Print what was built, what failed and how to mend it."""
+    console = Console()
+    served = verification.models if verification else {}
+    made = [a for a in plan if outcomes[a].status == "made"]
+    failed = [a for a in plan if not outcomes[a].ok]
+    if made or failed or any(s.error for s in served.values()):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("model", "engine", "status"):
+            table.add_column(column, no_wrap=True)
+        for column in ("size", "parity", "load", "request"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for action in plan:
+            if action.artefact == "export":
+                continue
+            outcome, answer = outcomes[action], served.get(action.model)
+            table.add_row(
+                action.model,
+                action.artefact,
+                "not right" if answer and answer.error else outcome.status,
+                size_text(outcome.record),
+                parity_text(outcome.record),
+                f"{answer.load_ms:.0f} ms" if answer and not answer.error else "",
+                f"{answer.latency_ms:.2f} ms" if answer and not answer.error else "",
+            )
+        console.print(table)
+    for action in failed:
+        error = outcomes[action].error
+        if error is not None:
+            console.print(f"\n[red]failed[/red] {action}", highlight=False)
+            console.print(str(error), markup=False, highlight=False)
+    for finding in findings:
+        console.print(f"[red]lint[/red] {finding}", highlight=False)
+    for answer in served.values():
+        if answer.error:
+            console.print(f"[red]served wrongly[/red] {answer.model}: ", end="", highlight=False)
+            console.print(answer.error, markup=False, highlight=False)
+    console.print(_summary(plan, outcomes, verification, seconds), highlight=False)
+
+
+def _summary(
+    plan: Sequence[Action],
+    outcomes: Mapping[Action, Outcome],
+    verification: Verification | None,
+    seconds: float,
+) -> str:
+    counts = {s: sum(outcomes[a].status == s for a in plan) for s in ("made", "failed", "skipped")}
+    if not any(counts.values()):
+        text = f"nothing to do: {len(plan)} artefacts are up to date"
+    else:
+        parts = [f"{count} {status}" for status, count in counts.items() if count]
+        text = ", ".join(parts) + f", {len(plan) - sum(counts.values())} up to date"
+    if verification is not None and verification.ok:
+        text += f"; {len(verification.models)} models answered as proven ({verification.server})"
+    return f"{text}; {seconds:.1f} s"
+
+
+def size_text(record: Record | None) -> str:
+    """Size of an artefact's files."""
+    size = sum(int(facts["size"]) for facts in record.files.values()) if record else 0
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size //= 1024
+    return f"{size} GiB"
+
+
+def parity_text(record: Record | None) -> str:
+    """Largest measured difference."""
+    worst = record.measured.get("parity", {}).get("worst") if record else None
+    if worst is None:
+        return ""
+    return "exact" if worst == 0 else f"{worst:.1e}"
