@@ -37,7 +37,7 @@ def check_pipeline(
         max_batch_size=pipeline.max_batch_size,
     )
     members = {
-        name: Member(signature, batch.get(name, 0)) for name, signature in signatures.items()
+        name: Member(s.inputs, s.outputs, batch.get(name, 0)) for name, s in signatures.items()
     }
     problems = list(check(graph, members))
     if not problems:

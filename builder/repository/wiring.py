@@ -8,9 +8,25 @@ tensors of one model that share a symbol must get equal sizes.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from builder.repository.signature import Signature
-from builder.stage import Dim, Tensor
+from builder.stage import Dim
+
+
+class Port(Protocol):
+    """A named, typed tensor: a `Tensor` of a stage, or what a config states."""
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor."""
+
+    @property
+    def dtype(self) -> str:
+        """Triton data type."""
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """Sizes and symbols."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +60,13 @@ class Member:
     """What a step needs to know of its model.
 
     Attributes:
-        signature: Tensors with all dims, the batch dim included where `max_batch_size` > 0.
+        inputs: Tensors with all dims, the batch dim included where `max_batch_size` > 0.
+        outputs: Likewise.
         optional: Inputs that may stay unwired.
     """
 
-    signature: Signature
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
     max_batch_size: int
     optional: frozenset[str] = frozenset()
 
@@ -63,8 +81,8 @@ class Graph:
     """
 
     name: str
-    inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
     steps: Sequence[Node]
     max_batch_size: int
 
@@ -120,17 +138,19 @@ class _End:
         return f"{self.owner}.{self.name} {self.dtype} [{','.join(map(str, self.dims))}]"
 
 
-def check(graph: Graph, members: Mapping[str, Member]) -> Iterator[Problem]:
-    """Find everything that does not fit, names first, then types, then sizes."""
+def check(graph: Graph, models: Mapping[str, Member | None]) -> Iterator[Problem]:
+    """Find everything that does not fit, names first, then types, then sizes.
+
+    Args:
+        graph: The ensemble.
+        models: Every model that there is; None where its tensors are not known.
+    """
+    members = {name: member for name, member in models.items() if member is not None}
     known = [step for step in graph.steps if step.model in members]
     for step in graph.steps:
-        if step.model not in members:
-            yield Problem(
-                "model",
-                step.model,
-                f"there is no model {step.model!r}",
-                _close(step.model, members),
-            )
+        if step.model not in models:
+            text = f"there is no model {step.model!r}"
+            yield Problem("model", step.model, text, _close(step.model, models))
     yield from _check_names(graph, known, members)
     yield from _check_producers(graph)
     yield from _check_order(graph)
@@ -152,8 +172,8 @@ def _check_names(
     for step in steps:
         member = members[step.model]
         sides = (
-            ("input", step.inputs, {t.name for t in member.signature.inputs}),
-            ("output", step.outputs, {t.name for t in member.signature.outputs}),
+            ("input", step.inputs, {t.name for t in member.inputs}),
+            ("output", step.outputs, {t.name for t in member.outputs}),
         )
         for side, wired, names in sides:
             for name in sorted(wired.keys() - names):
@@ -254,11 +274,11 @@ def _check_wires(
     targets: list[tuple[str | None, str, _End]] = []
     for index, step in enumerate(steps):
         member = members[step.model]
-        for tensor in member.signature.outputs:
+        for tensor in member.outputs:
             if tensor.name in step.outputs:
                 end = _step_end(step.model, index, tensor, member.max_batch_size)
                 sources.setdefault(step.outputs[tensor.name], end)
-        for tensor in member.signature.inputs:
+        for tensor in member.inputs:
             if tensor.name in step.inputs:
                 end = _step_end(step.model, index, tensor, member.max_batch_size)
                 targets.append((step.model, step.inputs[tensor.name], end))
@@ -297,13 +317,13 @@ def _check_wire(model: str | None, source: _End, target: _End, sizes: _Sizes) ->
             )
 
 
-def _pipeline_end(graph: Graph, tensor: Tensor) -> _End:
+def _pipeline_end(graph: Graph, tensor: Port) -> _End:
     batched = graph.max_batch_size > 0
     dims = ("-1", *tensor.dims) if batched else tensor.dims
     return _End(graph.name, "pipeline", tensor.name, tensor.dtype, dims, batched)
 
 
-def _step_end(model: str, index: int, tensor: Tensor, max_batch_size: int) -> _End:
+def _step_end(model: str, index: int, tensor: Port, max_batch_size: int) -> _End:
     batched = max_batch_size > 0
     # Triton states a tensor without (further) dims as [1].
     dims = (*tensor.dims, 1) if len(tensor.dims) == int(batched) else tensor.dims
