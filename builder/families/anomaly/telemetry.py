@@ -21,6 +21,12 @@ from numpy.typing import NDArray
 from builder.errors import DataError
 from builder.families.anomaly.channels import FEATURES
 
+Samples = NDArray[np.float32]
+"""Telemetry, FP32 [T,25], in raw units."""
+
+Mask = NDArray[np.bool_]
+"""One decision per sample, BOOL [T]."""
+
 LABELS_FILE = "labeled_anomalies.csv"
 SAMPLES_PER_DAY = 1440
 """SMAP telemetry of this set is taken as one sample per minute."""
@@ -47,8 +53,12 @@ class Segment:
         return self.last - self.first + 1
 
 
-def load_samples(path: Path) -> NDArray[np.float32]:
+def load_samples(path: Path, *, allow_invalid: bool = False) -> Samples:
     """The telemetry of one .npy file as FP32 [T,25].
+
+    Args:
+        path: The file.
+        allow_invalid: Accept NaN and Inf.
 
     Raises:
         DataError: The file is missing, truncated or no .npy file, or the array is empty, not
@@ -68,10 +78,12 @@ def load_samples(path: Path) -> NDArray[np.float32]:
         ) from error
     if not isinstance(array, np.ndarray) or trailing:
         raise DataError("not a single .npy array", where=path, hint="write it with numpy.save")
-    return check_samples(array, path)
+    return check_samples(array, path, allow_invalid=allow_invalid)
 
 
-def check_samples(array: NDArray[np.generic], where: str | Path) -> NDArray[np.float32]:
+def check_samples(
+    array: NDArray[np.generic], where: str | Path, *, allow_invalid: bool = False
+) -> Samples:
     """The array as FP32 [T,25], if it is telemetry.
 
     Raises:
@@ -90,7 +102,7 @@ def check_samples(array: NDArray[np.generic], where: str | Path) -> NDArray[np.f
     with np.errstate(over="ignore"):
         samples = array.astype(np.float32)
     bad = ~np.isfinite(samples)
-    if bad.any():
+    if bad.any() and not allow_invalid:
         row, column = np.argwhere(bad)[0]
         raise DataError(
             f"{int(bad.sum())} values are NaN, Inf or beyond FP32, the first in row {row}, "
@@ -101,12 +113,12 @@ def check_samples(array: NDArray[np.generic], where: str | Path) -> NDArray[np.f
     return samples
 
 
-def load_train(folder: Path, channel: str) -> NDArray[np.float32]:
+def load_train(folder: Path, channel: str) -> Samples:
     """The train array of a channel, FP32 [T,25]; raises DataError as `load_samples` does."""
     return load_samples(folder / "train" / f"{channel}.npy")
 
 
-def load_test(folder: Path, channel: str) -> NDArray[np.float32]:
+def load_test(folder: Path, channel: str) -> Samples:
     """The test array of a channel, FP32 [T,25]; raises DataError as `load_samples` does."""
     return load_samples(folder / "test" / f"{channel}.npy")
 
@@ -150,7 +162,7 @@ def merge(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     return tuple(merged)
 
 
-def to_mask(segments: Sequence[Segment], samples: int) -> NDArray[np.bool_]:
+def to_mask(segments: Sequence[Segment], samples: int) -> Mask:
     """BOOL [samples], true inside the segments. Parts beyond the array are dropped."""
     mask = np.zeros(samples, dtype=np.bool_)
     for segment in segments:
@@ -158,7 +170,7 @@ def to_mask(segments: Sequence[Segment], samples: int) -> NDArray[np.bool_]:
     return mask
 
 
-def to_segments(mask: NDArray[np.bool_]) -> tuple[Segment, ...]:
+def to_segments(mask: Mask) -> tuple[Segment, ...]:
     """The runs of true values of BOOL [T]."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     return tuple(

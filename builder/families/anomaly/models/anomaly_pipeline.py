@@ -70,6 +70,7 @@ def pipelines(config: Config) -> Iterable[Pipeline]:
             example=example,
             reference=partial(reference, config),
             description=f"telemetry with drop-outs -> {OMNIANOMALY} and {TRANAD} -> one answer",
+            metadata={"channel": OMNIANOMALY.removeprefix("SMAP_")},
         ),
     )
 
