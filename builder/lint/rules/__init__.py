@@ -1,0 +1,1 @@
+"""The rules: every module here holds one, as `RULE`; its docstring says why it matters."""
