@@ -61,7 +61,9 @@ def trace(stage: Stage, module: "torch.nn.Module", *, optimize: bool) -> "onnx.M
         raise
     except Exception as error:
         cause = error.__cause__ or error
-        reason = next((line for line in str(cause).splitlines() if line.strip()), repr(cause))
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        # A first line that ends with a colon only announces the reason.
+        reason = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]) or repr(cause)
         raise ExportError(
             f"the ONNX exporter failed: {reason}",
             where=f"stage {stage.name}",
