@@ -59,6 +59,7 @@ class GuardedProcess:
         cleanup: Sequence[str] = (),
         shm_prefix: str = "",
     ):
+        self._process: subprocess.Popen[bytes] | None = None
         self._cleanup = tuple(cleanup)
         self._shm_prefix = shm_prefix
         self._guard = subprocess.Popen(
@@ -69,7 +70,7 @@ class GuardedProcess:
             process_group=0,
         )
         try:
-            self.process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 list(command),
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -87,6 +88,12 @@ class GuardedProcess:
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{self.process.pid}\n".encode())
         self._guard.stdin.flush()
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The process that was asked for."""
+        assert self._process is not None
+        return self._process
 
     def stop(self, timeout: float) -> int:
         """Send SIGTERM, wait for `timeout` seconds, then kill the whole group.
@@ -107,6 +114,8 @@ class GuardedProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
+        if self._process is not None:
+            self._process.wait()
         if self._guard.stdin is not None:
             with contextlib.suppress(OSError):
                 self._guard.stdin.close()

@@ -75,11 +75,11 @@ def from_index(
                 name,
                 str(entry.get("version", "")),
                 state or UNAVAILABLE,
-                _tidy(reason or logged.get(name, ""), name) if state != READY else "",
+                _tidy(reason or logged.get(name, "")) if state != READY else "",
             )
         )
     states += [
-        ModelState(name, "", UNAVAILABLE, _tidy(logged.get(name, ""), name) or _SILENT)
+        ModelState(name, "", UNAVAILABLE, _tidy(logged.get(name, "")) or _SILENT)
         for name in wanted - {state.name for state in states}
     ]
     return sorted(states, key=lambda s: (s.ready, s.reason.startswith("needs "), s.name))
@@ -112,11 +112,11 @@ def models_in(repository: Path) -> list[str]:
     return sorted(p.name for p in repository.iterdir() if p.is_dir() and p.name[0] != ".")
 
 
-def _tidy(reason: str, name: str) -> str:
+def _tidy(reason: str) -> str:
     """The reason as one line: no status prefix, no stack frames, no reason of another model."""
     if found := _DEPENDS.search(reason):
         return f"needs {found['on']}, which did not load"
     reason = _AT.sub("", reason.replace("\\n", "\n"))
     if found := _STATUS.match(reason):
         reason = reason[found.end() :]
-    return " ".join(reason.split()).removeprefix(f"model {name}: ").rstrip(";. ")
+    return " ".join(reason.split()).rstrip(";. ")

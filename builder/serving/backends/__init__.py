@@ -131,4 +131,3 @@ def _link(base: Path, out: Path) -> set[str]:
         staged.symlink_to(base / name)
         staged.replace(link)
     return names
-

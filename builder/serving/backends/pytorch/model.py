@@ -40,8 +40,8 @@ class TritonPythonModel:
         for what in ("input", "output"):
             if not config.get(what):
                 raise ValueError(
-                    f"model {config.get('name')}: config.pbtxt declares no {what}; TorchScript "
-                    f"files do not tell names, data types and dims, so declare them"
+                    f"config.pbtxt declares no {what}; TorchScript files do not tell names, data "
+                    "types and dims, so declare them"
                 )
         return auto_complete_model_config
 
@@ -51,8 +51,6 @@ class TritonPythonModel:
         Raises:
             ValueError: The file is missing or no TorchScript, or the config does not fit it.
         """
-        import torch
-
         config = json.loads(args["model_config"])
         self.name = config["name"]
         self.batched = config["max_batch_size"] > 0
@@ -60,60 +58,53 @@ class TritonPythonModel:
         for tensor in (*config["input"], *config["output"]):
             if tensor["data_type"] in _UNSUPPORTED:
                 raise ValueError(
-                    f"model {self.name}: tensor {tensor['name']} is {tensor['data_type']}, which "
-                    "this pytorch backend does not support"
+                    f"tensor {tensor['name']} is {tensor['data_type']}, which this pytorch "
+                    "backend does not support"
                 )
-            self.dtypes[tensor["name"]] = np.dtype(
-                pb_utils.triton_string_to_numpy(tensor["data_type"])
-            )
-        self._set_threads(config.get("parameters", {}))
+            dtype = pb_utils.triton_string_to_numpy(tensor["data_type"])
+            self.dtypes[tensor["name"]] = np.dtype(dtype)
+        parameters = {k: v["string_value"] for k, v in config.get("parameters", {}).items()}
+        threads = _count(parameters, "INTRA_OP_THREAD_COUNT")
+        interop_threads = _count(parameters, "INTER_OP_THREAD_COUNT")
+        self.optimize = parameters.get("DISABLE_OPTIMIZED_EXECUTION", "").lower() != "true"
+        path = Path(args["model_repository"]) / args["model_version"]
+        path /= config.get("default_model_filename") or "model.pt"
+        if not path.is_file():
+            raise ValueError(f"there is no {path}")
+
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        if interop_threads:
+            torch.set_num_interop_threads(interop_threads)
         gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if gpu else "cpu")
-        folder = Path(args["model_repository"]) / args["model_version"]
-        self.module = self._load(folder / (config.get("default_model_filename") or "model.pt"))
+        self.module = self._load(path)
         names = [i["name"] for i in config["input"]]
         arguments = [a.name for a in self.module.forward.schema.arguments[1:]]
         self.inputs, self.keywords = self._order_inputs(names, arguments)
         self.outputs = _by_index([o["name"] for o in config["output"]])
 
-    def _set_threads(self, parameters: dict[str, Any]) -> None:
-        import torch
-
-        def value(key: str) -> str | None:
-            return (parameters.get(key) or {}).get("string_value")
-
-        try:
-            if (count := int(value("INTRA_OP_THREAD_COUNT") or 0)) > 0:
-                torch.set_num_threads(count)
-            if (count := int(value("INTER_OP_THREAD_COUNT") or 0)) > 0:
-                torch.set_num_interop_threads(count)
-        except ValueError as error:
-            raise ValueError(
-                f"model {self.name}: bad thread count in parameters: {error}"
-            ) from None
-        self.optimize = (value("DISABLE_OPTIMIZED_EXECUTION") or "false").lower() != "true"
-
     def _load(self, path: Path) -> Any:
         import torch
 
-        if not path.is_file():
-            raise ValueError(f"model {self.name}: there is no {path}")
         try:
             module: Any = torch.jit.load(str(path), map_location=self.device)  # type: ignore[no-untyped-call]
             return module.eval()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0].split(". ")[0]
             raise ValueError(
-                f"model {self.name}: {path.name} is no valid TorchScript file "
-                f"({path.stat().st_size} bytes): {reason}; build it again"
+                f"{path.name} is no valid TorchScript file ({path.stat().st_size} bytes): "
+                f"{reason}; build it again"
             ) from None
 
     def _order_inputs(self, names: list[str], arguments: list[str]) -> tuple[list[str], bool]:
         """The input names in the order of the arguments, and whether they are argument names."""
         if len(names) > len(arguments):
             raise ValueError(
-                f"model {self.name}: config.pbtxt declares {len(names)} inputs, but forward takes "
-                f"{len(arguments)}: {', '.join(arguments)}"
+                f"config.pbtxt declares {len(names)} inputs, but forward takes {len(arguments)}: "
+                f"{', '.join(arguments)}"
             )
         by_index = _by_index(names)
         keywords = set(names) <= set(arguments) and by_index == names
@@ -228,6 +219,14 @@ def _by_index(names: list[str]) -> list[str]:
         name
         for _, name in sorted((int(f[1]), name) for f, name in zip(found, names, strict=True) if f)
     ]
+
+
+def _count(parameters: dict[str, str], key: str) -> int:
+    """A number of threads from the parameters; 0 leaves the choice to torch."""
+    text = parameters.get(key) or "0"
+    if not text.strip().isdecimal():
+        raise ValueError(f"parameter {key} is no number: {text!r}")
+    return int(text)
 
 
 def _failure(message: str, code: Any) -> Any:
