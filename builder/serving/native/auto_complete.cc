@@ -50,11 +50,13 @@ Json DescribeTensor(const GraphTensor& tensor, bool batched, const std::string& 
   for (size_t i = batched ? 1 : 0; i < tensor.dims.size(); ++i) {
     dims.Append(Json::Integer(tensor.dims[i]));
   }
-  if (dims.items().empty()) {  // a scalar: Triton has no empty dims, only an empty reshape
+  if (dims.items().empty()) {  // a scalar; Triton has no empty dims, only an empty reshape
     dims.Append(Json::Integer(1));
-    Json reshape = Json::Object();
-    reshape.Set("shape", Json::Array());
-    json.Set("reshape", std::move(reshape));
+    if (batched) {
+      Json reshape = Json::Object();
+      reshape.Set("shape", Json::Array());
+      json.Set("reshape", std::move(reshape));
+    }
   }
   json.Set("dims", std::move(dims));
   return json;

@@ -1,8 +1,19 @@
 #include "batch_run.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "failure.h"
 
 namespace ort_backend {
+namespace {
+
+// Outputs are written in place once this many runs had the predicted shapes: the dims that an ONNX
+// file declares are not always kept, and a response output cannot be taken back.
+constexpr int kTrusted = 4;
+constexpr int kNeverTrust = -1;
+
+}  // namespace
 
 void ValueList::Clear() {
   for (OrtValue* value : values_) {
@@ -16,7 +27,8 @@ BatchRun::BatchRun(const Signature& signature, std::shared_ptr<OrtSession> sessi
     : signature_(signature),
       session_(std::move(session)),
       run_options_(std::move(run_options)),
-      gather_(signature) {}
+      gather_(signature),
+      beside_(signature.outputs.size()) {}
 
 void BatchRun::Run(RequestWork* const* works, size_t count) {
   int64_t total = 0;
@@ -24,40 +36,31 @@ void BatchRun::Run(RequestWork* const* works, size_t count) {
   try {
     Execute(works, count, total);
   } catch (...) {
-    inputs_.Clear();
-    outputs_.Clear();
-    for (size_t i = 0; i < count; ++i) works[i]->DropResponse();
+    Clear();
     throw;
   }
+  Clear();
+}
+
+void BatchRun::Clear() {
+  scatter_.Forget();
   inputs_.Clear();
   outputs_.Clear();
   gather_.Trim();
+  for (Scratch& scratch : beside_) scratch.Trim();
 }
 
 void BatchRun::Execute(RequestWork* const* works, size_t count, int64_t total) {
   GatherInputs(works, count, total);
   ChooseOutputs(works, count);
   // Only one request's rows can be written where they will be sent from.
-  PlaceOutputs(works[0], count == 1 && write_in_place_);
+  PlaceOutputs(count == 1 && trust_ >= kTrusted ? works[0] : nullptr);
   const uint64_t compute_start = NowNs();
-  OrtStatus* status = RunSession();
-  if (status != nullptr && placed_any_) {
-    // Perhaps the model declared dims that it does not keep; then it runs without fixed buffers.
-    Ort().ReleaseStatus(status);
-    works[0]->DropResponse();
-    PlaceOutputs(works[0], false);
-    status = RunSession();
-    if (status == nullptr) {
-      write_in_place_ = false;
-      Log(TRITONSERVER_LOG_WARN, "model '" + signature_.model +
-                                     "': an output's shape is not the declared one; outputs are "
-                                     "copied from now on");
-    }
-  }
-  Check(status, ("model '" + signature_.model + "': the run failed").c_str());
+  RunSession();
   const uint64_t compute_end = NowNs();
-  DeliverOutputs(works, count, total);
-  DeliverStates(works, count, total);
+  CheckOutputs(total);
+  Learn(*works[0], total);
+  Deliver(works, count, total);
   const uint64_t exec_end = NowNs();
   for (size_t i = 0; i < count; ++i) {
     works[i]->times.compute_start = compute_start;
@@ -87,46 +90,30 @@ void BatchRun::ChooseOutputs(RequestWork* const* works, size_t count) {
   }
 }
 
-void BatchRun::PlaceOutputs(RequestWork* work, bool in_response) {
-  outputs_.Clear();
+void BatchRun::PlaceOutputs(RequestWork* only) {
   placed_.clear();
-  placed_any_ = false;
-  if (in_response) work->OpenResponse();
+  bounces_.clear();
   for (const size_t o : chosen_) {
-    const OutputSlot& slot = signature_.outputs[o];
-    const bool place = in_response && slot.predictable && work->wanted[o] != 0;
-    bool misaligned = false;
-    OrtValue* value = place ? PlaceInResponse(work, slot, &misaligned) : nullptr;
-    if (misaligned) {  // a client's shared memory may start anywhere
-      work->DropResponse();
-      PlaceOutputs(work, false);
-      return;
-    }
+    const bool place =
+        only != nullptr && signature_.outputs[o].predictable && only->wanted[o] != 0;
+    OrtValue* value = place ? PlaceInResponse(only, o) : nullptr;
     outputs_.Add(value);
     placed_.push_back(value != nullptr ? 1 : 0);
-    placed_any_ = placed_any_ || value != nullptr;
   }
 }
 
-// Null when there is nothing to place: no elements, or dims that no input gives.
-OrtValue* BatchRun::PlaceInResponse(RequestWork* work, const OutputSlot& slot, bool* misaligned) {
-  shape_.clear();
-  size_t size = slot.type->byte_size;
-  for (const DimSource& source : slot.dims) {
-    int64_t dim = source.value;
-    if (source.kind == DimSource::Kind::kBatch) dim = work->batch;
-    if (source.kind == DimSource::Kind::kInput) {
-      const InputView& input = work->inputs[source.input];
-      if (source.dim >= input.rank) return nullptr;
-      dim = input.shape[source.dim];
-    }
-    shape_.push_back(dim);
-    if (__builtin_mul_overflow(size, static_cast<size_t>(dim), &size)) return nullptr;
-  }
-  if (size == 0) return nullptr;
+// Null when there is nothing to place.
+OrtValue* BatchRun::PlaceInResponse(RequestWork* work, size_t output) {
+  const OutputSlot& slot = signature_.outputs[output];
+  size_t size = 0;
+  if (!Predict(slot, *work, work->batch, &size) || size == 0) return nullptr;
   void* buffer = OutputBuffer(work, slot, shape_.data(), shape_.size(), size);
-  *misaligned = reinterpret_cast<uintptr_t>(buffer) % slot.type->byte_size != 0;
-  if (*misaligned) return nullptr;
+  // A client's shared memory may start anywhere.
+  if (reinterpret_cast<uintptr_t>(buffer) % slot.type->byte_size != 0) {
+    char* beside = beside_[output].Reserve(size);
+    bounces_.push_back({buffer, beside, size});
+    buffer = beside;
+  }
   OrtValue* value = nullptr;
   Check(Ort().CreateTensorWithDataAsOrtValue(OrtRuntime::CpuMemory(), buffer, size, shape_.data(),
                                              shape_.size(), slot.type->ort, &value),
@@ -134,36 +121,96 @@ OrtValue* BatchRun::PlaceInResponse(RequestWork* work, const OutputSlot& slot, b
   return value;
 }
 
-OrtStatus* BatchRun::RunSession() {
+OrtStatus* BatchRun::CallSession() {
   return Ort().Run(session_.get(), run_options_.get(), input_names_.data(), inputs_.data(),
                    inputs_.size(), output_names_.data(), output_names_.size(), outputs_.data());
 }
 
-void BatchRun::DeliverOutputs(RequestWork* const* works, size_t count, int64_t total) {
-  for (size_t i = 0; i < count; ++i) works[i]->OpenResponse();
+void BatchRun::RunSession() {
+  OrtStatus* status = CallSession();
+  if (status == nullptr) {
+    for (const Bounce& bounce : bounces_) std::memcpy(bounce.target, bounce.source, bounce.size);
+    return;
+  }
+  const std::string who = "model '" + signature_.model + "': ";
+  if (std::find(placed_.begin(), placed_.end(), 1) != placed_.end()) {
+    // Was it the request, or did the model after many good runs break its promise about shapes?
+    outputs_.Clear();
+    for (size_t k = 0; k < chosen_.size(); ++k) outputs_.Add(nullptr);
+    OrtStatus* again = CallSession();
+    if (again == nullptr) {
+      Ort().ReleaseStatus(status);
+      trust_ = kNeverTrust;
+      throw Failure(TRITONSERVER_ERROR_UNAVAILABLE,
+                    who + "an output's shape is not the one that the ONNX file promises; this will "
+                          "not happen to later requests, send it again");
+    }
+    Ort().ReleaseStatus(again);
+  }
+  Check(status, (who + "the run failed").c_str());
+}
+
+// The output's shape for `total` rows into shape_, its bytes into `size`; false when unknown.
+bool BatchRun::Predict(const OutputSlot& slot, const RequestWork& work, int64_t total,
+                       size_t* size) {
+  shape_.clear();
+  *size = slot.type->byte_size;
+  for (const DimSource& source : slot.dims) {
+    int64_t dim = source.value;
+    if (source.kind == DimSource::Kind::kBatch) dim = total;
+    if (source.kind == DimSource::Kind::kInput) {
+      const InputView& input = work.inputs[source.input];
+      if (source.dim >= input.rank) return false;
+      dim = input.shape[source.dim];
+    }
+    shape_.push_back(dim);
+    if (__builtin_mul_overflow(*size, static_cast<size_t>(dim), size)) return false;
+  }
+  return true;
+}
+
+void BatchRun::Learn(const RequestWork& work, int64_t total) {
+  if (trust_ == kNeverTrust || trust_ >= kTrusted) return;
   for (size_t k = 0; k < chosen_.size(); ++k) {
-    const size_t o = chosen_[k];
-    bool wanted = false;
-    for (size_t i = 0; i < count; ++i) wanted = wanted || works[i]->wanted[o] != 0;
-    if (placed_[k] != 0 || !wanted) continue;
-    scatter_.Load(signature_, signature_.outputs[o], outputs_[k], total);
-    int64_t row = 0;
-    for (size_t i = 0; i < count; ++i) {
-      if (works[i]->wanted[o] != 0) scatter_.ToResponse(works[i], row);
-      row += works[i]->batch;
+    const OutputSlot& slot = signature_.outputs[chosen_[k]];
+    size_t size = 0;
+    if (!slot.predictable || !Predict(slot, work, total, &size)) continue;
+    scatter_.Load(signature_, slot, outputs_[k], total);
+    if (scatter_.shape() == shape_) continue;
+    trust_ = kNeverTrust;
+    Log(TRITONSERVER_LOG_WARN, "model '" + signature_.model + "': output '" + slot.name +
+                                   "' has shape " + ShapeText(scatter_.shape()) +
+                                   " where the ONNX file promises " + ShapeText(shape_));
+    return;
+  }
+  ++trust_;
+}
+
+// Whatever is wrong with all of the outputs has to come out before the first response is opened.
+void BatchRun::CheckOutputs(int64_t total) {
+  for (size_t k = 0; k < chosen_.size(); ++k) {
+    if (placed_[k] == 0) {
+      scatter_.Load(signature_, signature_.outputs[chosen_[k]], outputs_[k], total);
     }
   }
 }
 
-void BatchRun::DeliverStates(RequestWork* const* works, size_t count, int64_t total) {
+void BatchRun::Deliver(RequestWork* const* works, size_t count, int64_t total) {
   for (size_t k = 0; k < chosen_.size(); ++k) {
-    const OutputSlot& slot = signature_.outputs[chosen_[k]];
-    if (!slot.is_state) continue;
+    const size_t o = chosen_[k];
+    const OutputSlot& slot = signature_.outputs[o];
+    if (placed_[k] != 0 && !slot.is_state) continue;
     scatter_.Load(signature_, slot, outputs_[k], total);
     int64_t row = 0;
     for (size_t i = 0; i < count; ++i) {
-      scatter_.ToState(works[i], row);
-      row += works[i]->batch;
+      RequestWork* work = works[i];
+      if (work->error == nullptr) {
+        work->error = Guard([&] {
+          if (work->wanted[o] != 0 && placed_[k] == 0) scatter_.ToResponse(work, row);
+          if (slot.is_state) scatter_.ToState(work, row);
+        });
+      }
+      row += work->batch;
     }
   }
 }

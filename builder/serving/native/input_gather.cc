@@ -112,6 +112,7 @@ ValuePtr InputGather::Gather(size_t index, RequestWork* const* works, size_t cou
   const InputView& view = works[0]->inputs[index];
   shape_.assign(view.shape, view.shape + view.rank);
   if (signature_.batched) shape_[0] = total;
+  if (signature_.inputs[index].scalar) shape_.clear();
   return signature_.inputs[index].type->IsBytes() ? Strings(index, works, count)
                                                   : Numbers(index, works, count);
 }

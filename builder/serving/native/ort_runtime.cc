@@ -78,15 +78,13 @@ void Bind(State* state) {
 
 void ForwardLog(void*, OrtLoggingLevel severity, const char*, const char* logid, const char*,
                 const char* message) {
-  TRITONSERVER_LogLevel level = TRITONSERVER_LOG_VERBOSE;
-  if (severity == kOrtLogWarning) level = TRITONSERVER_LOG_WARN;
-  if (severity >= kOrtLogError) level = TRITONSERVER_LOG_ERROR;
-  Log(level, std::string(logid) + ": " + message);
+  const bool error = severity >= kOrtLogError;
+  Log(error ? TRITONSERVER_LOG_ERROR : TRITONSERVER_LOG_WARN,
+      std::string(logid) + ": " + message);
 }
 
 OrtEnv* NewEnv(const BackendSettings& settings) {
-  const OrtLoggingLevel level =
-      TRITONSERVER_LogIsEnabled(TRITONSERVER_LOG_VERBOSE) ? kOrtLogInfo : kOrtLogWarning;
+  const OrtLoggingLevel level = kOrtLogWarning;  // below that it tells of every graph pass
   OrtEnv* env = nullptr;
   if (!settings.global_thread_pool) {
     Check(Ort().CreateEnvWithCustomLogger(ForwardLog, nullptr, level, "onnxruntime", &env),

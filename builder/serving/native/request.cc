@@ -149,12 +149,6 @@ void RequestWork::OpenResponse() {
   if (response == nullptr) Check(TRITONBACKEND_ResponseNew(&response, request), "opening a response");
 }
 
-void RequestWork::DropResponse() {
-  if (response == nullptr) return;
-  LogIfError(TRITONBACKEND_ResponseDelete(response), "dropping a response");
-  response = nullptr;
-}
-
 void RequestWork::Finish(TRITONBACKEND_ModelInstance* instance) {
   done = true;
   LogIfError(TRITONBACKEND_ModelInstanceReportStatistics(

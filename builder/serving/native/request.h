@@ -46,8 +46,8 @@ struct RequestWork {
   // Whether the two can share one run: same inputs, same dims after the batch dim.
   bool FitsWith(const RequestWork& other, const Signature& signature) const;
 
+  // A response's outputs cannot be taken back, so it is opened only to be filled and sent.
   void OpenResponse();
-  void DropResponse();
 
   // Reports the statistics, sends the response or the error, and releases the request.
   void Finish(TRITONBACKEND_ModelInstance* instance);

@@ -153,7 +153,11 @@ SessionOptionsPtr NewOptions(const ModelConfig& config, const SessionSettings& s
           ("setting " + key).c_str());
   }
   for (const std::string& library : settings.op_libraries) {
-    OrtRuntime::RegisterOperators(options, OperatorLibrary(config, library));
+    try {
+      OrtRuntime::RegisterOperators(options, OperatorLibrary(config, library));
+    } catch (const Failure& failure) {
+      throw Failure(failure.code(), "model '" + config.name + "': " + failure.what());
+    }
   }
   AppendProviders(options, config, settings, device);
   return owner;

@@ -62,8 +62,13 @@ class Joiner {
     }
   }
 
+  bool IsScalar(const TensorConfig& config, const GraphTensor& tensor) const {
+    return !batched_ && tensor.dims.empty() && config.dims == std::vector<int64_t>{1};
+  }
+
   // A dynamic dim of the model takes any configured dim; a fixed one must be configured as it is.
   void CheckDims(const char* role, const TensorConfig& config, const GraphTensor& tensor) const {
+    if (IsScalar(config, tensor)) return;
     std::vector<int64_t> wanted = config.dims;
     if (batched_) wanted.insert(wanted.begin(), -1);
     bool fits = wanted.size() == tensor.dims.size();
@@ -87,14 +92,15 @@ class Joiner {
     CheckDims("input", input, tensor);
     std::vector<int64_t> dims = input.dims;
     if (batched_) dims.insert(dims.begin(), -1);
-    signature_.inputs.push_back({input.name, tensor.type, std::move(dims), true, input.optional});
+    signature_.inputs.push_back({input.name, tensor.type, std::move(dims), true, input.optional,
+                                 IsScalar(input, tensor)});
     sources_.push_back(&tensor);
   }
 
   void AddServerInput(const std::string& name, const char* role) {
     const GraphTensor& tensor = FindInput(name, role);
     if (tensor.type == nullptr) Bad(std::string(role) + " '" + name + "' is not a usable tensor");
-    signature_.inputs.push_back({name, tensor.type, tensor.dims, false, false});
+    signature_.inputs.push_back({name, tensor.type, tensor.dims, false, false, false});
     sources_.push_back(&tensor);
   }
 

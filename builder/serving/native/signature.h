@@ -16,6 +16,7 @@ struct InputSlot {
   std::vector<int64_t> dims;  // what a request must have, batch dim (-1) included
   bool check_dims;            // not for sequence controls and states, which the server makes
   bool optional;
+  bool scalar;  // rank 0 in the model, [1] for clients: without a batch dim Triton has no scalars
 };
 
 // How an output's dim is known before the model has run.
