@@ -4,6 +4,7 @@ client = connect("127.0.0.1:8001")
 outputs = infer(client, "SMAP_A-1", {"input_data": window})
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -163,7 +164,9 @@ def _raise(error: Any, where: str) -> NoReturn:
     if "DEADLINE_EXCEEDED" in status:
         reason, hint = "no answer in time", "raise the timeout, or see if the server is overloaded"
     elif "unknown model" in reason:
-        reason, hint = "the server has no such model", "builder list says what there is"
+        version = re.search(r"version (\d+) is not found", reason)
+        what = f"version {version[1]} of it" if version else "such model"
+        reason, hint = f"the server has no {what}", "builder list says what there is"
     elif "is not ready" in reason or "is not found" in reason or "no available versions" in reason:
         hint = "the output of builder serve says why it was not loaded"
     raise ServerError(reason, where=where, hint=hint) from error

@@ -1,14 +1,26 @@
 """A small model repository, and one real server for the tests that only ask it things."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torchscript_models import ENSEMBLE, LINEAR, NAMED, Linear, Named, write_model
 
 from builder.serving.backends import prepare_backends
 from builder.serving.server import TritonServer
+
+# Tests are imported without their folders on sys.path; these share a module of models.
+sys.path.append(str(Path(__file__).parent))
+
+from torchscript_models import (
+    ENSEMBLE,
+    LINEAR,
+    NAMED,
+    Linear,
+    Named,
+    write_model,
+)
 
 
 @pytest.fixture(scope="session")
