@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from builder.families.anomaly.remote import RemoteModel, Scored
     from builder.families.anomaly.segments import Detection
 
-PLOT_FORMATS = (".png", ".svg", ".pdf")
-
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -35,7 +33,7 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help=f"Where to save the plot ({', '.join(PLOT_FORMATS)}).  [default: build/detect/...png]",
+    help="Where to save the plot, a .png.  [default: build/detect/<file>-<model>.png]",
 )
 @click.option("--no-plot", is_flag=True, help="Save no plot.")
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for an answer.")
@@ -63,12 +61,8 @@ def detect_command(
     builder detect raw.npy --pipeline anomaly_pipeline -o raw.png
     """
     name = _model_name(config, channel, pipeline)
-    if output is not None and output.suffix.lower() not in PLOT_FORMATS:
-        raise UsageError(
-            f"cannot save a plot as {output.suffix or 'a file without suffix'}",
-            where=output,
-            hint=f"use one of {', '.join(PLOT_FORMATS)}",
-        )
+    if output is not None and output.suffix.lower() != ".png":
+        raise UsageError("plots are saved as .png", where=output, hint="rename the output")
 
     import numpy as np
 
@@ -96,10 +90,8 @@ def detect_command(
 
     saved = None
     if not no_plot:
-        from builder.families.anomaly.detection_plot import plot_detections
-
         saved = output or config.build_dir / "detect" / f"{file.stem}-{name}.png"
-        plot_detections(saved, f"{file.name}: {name}", telemetry, scored, found)
+        _plot(saved, f"{file.name}: {name}", telemetry, model, scored)
     if as_json:
         click.echo(json.dumps(_as_json(file, model, scored, found, saved), indent=2))
     else:
@@ -160,6 +152,18 @@ def _score(
             timeout=timeout,
             progress=lambda samples: bar.update(task, completed=samples),
         )
+
+
+def _plot(path: Path, title: str, telemetry: Any, model: "RemoteModel", scored: "Scored") -> None:
+    import numpy as np
+
+    from builder.families.anomaly.evaluate import Scores
+    from builder.families.anomaly.plots import plot_channel
+
+    # A fused score is in units of the threshold; a detector keeps its threshold to itself.
+    threshold = 1.0 if model.fused else float("inf")
+    gaps = np.where(np.isfinite(telemetry), telemetry, np.nan)
+    plot_channel(path, title, gaps, Scores(scored.score, scored.detected, threshold))
 
 
 def _invalid(scored: "Scored") -> int:

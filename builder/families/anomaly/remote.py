@@ -48,12 +48,14 @@ class RemoteModel:
         version: The version to ask; empty leaves the choice to the server.
         input_name: Name of its one input, FP32 [T,25].
         sanitises: Whether it takes NaN and Inf, and says which samples it filled in.
+        fused: Whether its score is that of several detectors, in units of their thresholds.
     """
 
     name: str
     version: str
     input_name: str
     sanitises: bool
+    fused: bool
 
     def score(
         self,
@@ -129,4 +131,4 @@ def find_model(client: "InferenceServerClient", name: str, version: str = "") ->
             where=name,
             hint="choose a SMAP_<channel>_pipeline or anomaly_pipeline",
         )
-    return RemoteModel(name, version, metadata.inputs[0].name, VALID in outputs)
+    return RemoteModel(name, version, metadata.inputs[0].name, VALID in outputs, "votes" in outputs)
