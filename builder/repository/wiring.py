@@ -7,9 +7,10 @@ tensors of one model that share a symbol must get equal sizes.
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
+from builder.repository.sizes import Sizes
 from builder.stage import Dim
 
 
@@ -87,38 +88,6 @@ class Graph:
     max_batch_size: int
 
 
-@dataclass(slots=True)
-class _Sizes:
-    """Union-find over sizes: a variable is (scope, symbol), a class may hold one fixed size."""
-
-    parents: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    fixed: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def resolve(self, scope: str, dim: Dim) -> int | tuple[str, str]:
-        if isinstance(dim, int):
-            return dim
-        node = (scope, dim)
-        while (parent := self.parents.get(node)) is not None:
-            node = parent
-        return self.fixed.get(node, node)
-
-    def unify(self, a: tuple[str, Dim], b: tuple[str, Dim]) -> tuple[int, int] | None:
-        """Make two dims equal; the two fixed sizes if they cannot be."""
-        left, right = self.resolve(*a), self.resolve(*b)
-        if left == right:
-            return None
-        if isinstance(left, int) and isinstance(right, int):
-            return left, right
-        if isinstance(left, tuple):
-            left, right = right, left
-        assert isinstance(right, tuple)
-        if isinstance(left, int):
-            self.fixed[right] = left
-        else:
-            self.parents[right] = left
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class _End:
     """One end of a wire: a tensor of a step, or of the pipeline, with its scope of symbols.
@@ -153,6 +122,7 @@ def check(graph: Graph, models: Mapping[str, Member | None]) -> Iterator[Problem
             yield Problem("model", step.model, text, _close(step.model, models))
     yield from _check_names(graph, known, members)
     yield from _check_producers(graph)
+    yield from _check_consumers(graph)
     yield from _check_order(graph)
     for step in known:
         limit = members[step.model].max_batch_size
@@ -230,6 +200,23 @@ def _check_producers(graph: Graph) -> Iterator[Problem]:
             )
 
 
+def _check_consumers(graph: Graph) -> Iterator[Problem]:
+    """Triton refuses an ensemble with a tensor that leads nowhere."""
+    used = {tensor for step in graph.steps for tensor in step.inputs.values()}
+    outputs = {t.name for t in graph.outputs}
+    for tensor in graph.inputs:
+        if tensor.name not in used:
+            text = f"input {tensor.name!r} of the pipeline is used by no step"
+            yield Problem("wiring", None, text, "wire it, or leave it out")
+    for step in graph.steps:
+        for name, tensor_name in step.outputs.items():
+            if tensor_name not in used | outputs:
+                text = f"output {name!r} becomes tensor {tensor_name!r}, which nothing uses"
+                yield Problem("wiring", step.model, text, "leave this output out of the step")
+        if not step.outputs:
+            yield Problem("wiring", step.model, "no output is wired", "leave the step out")
+
+
 def _check_order(graph: Graph) -> Iterator[Problem]:
     """Run the steps whose inputs are there until none is left; what is left waits for itself."""
     made = _producers(graph)
@@ -283,14 +270,14 @@ def _check_wires(
                 end = _step_end(step.model, index, tensor, member.max_batch_size)
                 targets.append((step.model, step.inputs[tensor.name], end))
     targets += [(None, t.name, _pipeline_end(graph, t)) for t in graph.outputs]
-    sizes = _Sizes()
+    sizes = Sizes()
     for model, name, target in targets:
         source = sources.get(name)
         if source is not None:
             yield from _check_wire(model, source, target, sizes)
 
 
-def _check_wire(model: str | None, source: _End, target: _End, sizes: _Sizes) -> Iterator[Problem]:
+def _check_wire(model: str | None, source: _End, target: _End, sizes: Sizes) -> Iterator[Problem]:
     wire = f"{source} -> {target}"
     if source.dtype != target.dtype:
         yield Problem(

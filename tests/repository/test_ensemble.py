@@ -133,8 +133,19 @@ def test_a_step_that_feeds_itself_is_a_cycle() -> None:
     assert "wait for each other: pre -> pre" in failure(changed(0, inputs={"raw": "clean"}))
 
 
-def test_an_output_may_stay_unused() -> None:
-    check_pipeline(changed(1, outputs={"score": "one", "flag": "unused"}), SIGNATURES, {})
+def test_an_output_may_stay_unwired_but_a_tensor_may_not_lead_nowhere() -> None:
+    """The server refuses an ensemble with a tensor that nobody takes."""
+    assert "flag" not in STEPS[1].outputs
+    check_pipeline(make(), SIGNATURES, {})
+    message = failure(changed(1, outputs={"score": "one", "flag": "lost"}))
+    assert "step detector: output 'flag' becomes tensor 'lost', which nothing uses" in message
+    message = failure(changed(1, outputs={}))
+    assert "step detector: no output is wired" in message
+
+
+def test_an_input_of_the_pipeline_must_be_used() -> None:
+    extra = (Tensor("telemetry", "FP32", ("T", 25)), Tensor("more", "FP32", (1,)))
+    assert "input 'more' of the pipeline is used by no step" in failure(make(inputs=extra))
 
 
 def test_a_dtype_mismatch_shows_both_sides() -> None:

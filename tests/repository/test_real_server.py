@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from builder.config import StageOptions
+from builder.lint import lint
 from builder.pipeline import Pipeline, Step
 from builder.repository.ensemble import check_pipeline, ensemble_config
 from builder.repository.model_config import config_text, stage_config
@@ -258,3 +259,94 @@ def test_a_polling_server_follows_a_rollback_and_its_undo(
     assert ask(client)["y"][0] == 0
     undo_rollback(repository, "constant")
     assert wait_for(lambda: ask(client)["y"][0] == 3)
+
+
+def identity_model(path: Path) -> None:
+    """y [T] = x [T]."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "identity",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+
+
+TENSORS = """\
+input { name: "x" data_type: TYPE_FP32 dims: -1 }
+output { name: "y" data_type: TYPE_FP32 dims: -1 }
+"""
+IDENTITY = 'backend: "onnxruntime"\n' + TENSORS
+
+MODELS = {
+    "a": IDENTITY,
+    "b": IDENTITY,
+    "other_name": 'name: "c"\n' + IDENTITY,
+    "no_such_field": IDENTITY + "max_batch: 3\n",
+    "no_such_input": IDENTITY.replace('"x"', '"z"'),
+    "other_type": IDENTITY.replace("FP32", "FP16"),
+    "other_rank": IDENTITY.replace("dims: -1", "dims: [ -1, 2 ]"),
+    "no_such_file": IDENTITY + 'default_model_filename: "m.onnx"\n',
+    "preferred": 'backend: "python"\nmax_batch_size: 4\n'
+    "dynamic_batching { preferred_batch_size: 8 }\n",
+    "cached": IDENTITY + "sequence_batching {}\nresponse_cache { enable: true }\n",
+}
+
+# Ensemble -> (model, tensor in, tensor out) of its steps; raw is sent, answer is returned.
+ENSEMBLES = {
+    "chain": [("a", "raw", "m"), ("b", "m", "answer")],
+    "fork": [("a", "raw", "answer"), ("b", "answer", "second"), ("a", "second", "answer2")],
+    "unused_output": [("a", "raw", "answer"), ("b", "raw", "lost")],
+    "unused_input": [("a", "raw2", "answer")],
+    "unproduced": [("a", "raw", "m"), ("b", "n", "answer")],
+    "twice": [("a", "raw", "answer"), ("b", "raw", "answer")],
+    "loop": [("a", "raw", "m"), ("b", "p", "q"), ("a", "q", "p"), ("b", "q", "answer")],
+    "self": [("a", "raw", "m"), ("b", "answer", "answer")],
+    "unknown": [("nobody", "raw", "answer")],
+}
+
+
+def test_the_linter_finds_what_the_server_refuses(tmp_path: Path, backends: Path) -> None:
+    """And nothing else: the two verdicts are equal, model by model."""
+    root = tmp_path / "model_repository"
+    for name, config in MODELS.items():
+        folder = root / "onnx" / name / "1"
+        folder.mkdir(parents=True)
+        identity_model(folder / "model.onnx")
+        (folder.parent / "config.pbtxt").write_text(config)
+    for name, steps in ENSEMBLES.items():
+        folder = root / "ensemble" / name / "1"
+        folder.mkdir(parents=True)
+        text = 'platform: "ensemble"\n' + TENSORS.replace('"x"', '"raw"').replace('"y"', '"answer"')
+        if name == "fork":
+            text += 'output { name: "answer2" data_type: TYPE_FP32 dims: -1 }\n'
+        text += "ensemble_scheduling {\n"
+        for model, given, made in steps:
+            text += f'step {{ model_name: "{model}" model_version: -1 '
+            text += f'input_map {{ key: "x" value: "{given}" }} '
+            text += f'output_map {{ key: "y" value: "{made}" }} }}\n'
+        (folder.parent / "config.pbtxt").write_text(text + "}\n")
+    (root / "ensemble" / "no_version").mkdir()
+    (root / "ensemble" / "no_version" / "config.pbtxt").write_text(
+        (root / "ensemble" / "chain" / "config.pbtxt").read_text()
+    )
+    (root / "onnx" / "empty").mkdir()
+    found = {
+        part
+        for finding in lint([root])
+        if finding.severity == "error"
+        for part in finding.path.relative_to(root).parts[1:2]
+    }
+    with TritonServer(
+        [root / "onnx", root / "ensemble"],
+        backend_directory=backends,
+        strict=False,
+        response_cache_mib=1,
+        extra_args=native_build.server_args(),
+    ) as server:
+        states = {state.name: state.state for state in server.model_states()}
+    every = {*MODELS, *ENSEMBLES, "no_version", "empty"}
+    refused = {name for name in every if states.get(name) != "READY"}
+    assert refused == every - {"a", "b", "chain", "fork"}
+    assert found == refused

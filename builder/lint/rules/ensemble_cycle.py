@@ -1,6 +1,7 @@
 """An ensemble cannot loop.
 
-Triton loads an ensemble whose steps wait for each other, and every request to it fails.
+Triton refuses an ensemble whose steps wait for each other, and only says that some tensor is
+"not connected" or "unused".
 """
 
 from collections.abc import Iterator

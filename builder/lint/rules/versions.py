@@ -2,7 +2,8 @@
 
 Ensembles need one, too, although it holds nothing; git and buckets drop empty folders, so a
 repository that worked where it was made stops working where it was copied to. Triton takes only
-numbers without leading zero for versions.
+numbers without leading zero for versions. Of the versions that a policy names it serves those
+that are there, and does not tell of the others.
 """
 
 from collections.abc import Iterator
