@@ -18,7 +18,7 @@ normal operation, in units of half its width then: up to 1 is what training saw,
 By default only column 0, the telemetry value, is scored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ SCORE_MAX = 1e6
 that JSON clients and averages over scores keep working."""
 
 WINDOWS = (16, 64)
-"""Lengths of the rolling windows, in samples."""
+"""Lengths of the rolling windows, in samples: powers of two, ascending."""
 
 STATISTICS: tuple[tuple[str, int], ...] = (
     ("value", 1),
@@ -99,20 +99,38 @@ class Scorer(nn.Module):
         self.register_buffer("weights", weights)
         self.register_buffer("threshold", torch.tensor(float("inf")))
 
-    def statistics(self, normal: Tensor, reconstruction: Tensor) -> Iterator[Tensor]:
-        """Each of `STATISTICS`, FP32 [T,25], from normalised values and reconstruction [T,25].
+    def statistics(self, normal: Tensor, reconstruction: Tensor) -> Tensor:
+        """Each of `STATISTICS`, FP32 [10,T,25], from normalised values and reconstruction [T,25].
 
         Before the first sample, the window is filled with copies of it.
         """
+        return torch.stack([s for s, _ in self._windowed(normal, reconstruction, normal[:, :1])])
+
+    def _windowed(
+        self, normal: Tensor, reconstruction: Tensor, gap: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each statistic, FP32 [T,25], with the largest `gap` [T,1] of its window, FP32 [T,1]."""
         residual = (normal - reconstruction).abs()
         activity = (normal - torch.cat((normal[:1], normal[:-1]))).abs()
-        yield normal
-        yield residual
-        for window in WINDOWS:
-            yield _rolling_mean(normal, window)
-            yield _rolling_max(normal, window) + _rolling_max(-normal, window)
-            yield _rolling_mean(activity, window)
-            yield _rolling_mean(residual, window)
+        yield normal, torch.zeros_like(gap)
+        yield residual, torch.zeros_like(gap)
+        # All sums share one chain of additions, all maxima one of maximum operations.
+        sums = torch.cat((normal, activity, residual), dim=1)
+        peaks = torch.cat((normal, -normal, gap), dim=1)
+        before = torch.cat((normal[:1], -normal[:1], torch.ones_like(gap[:1])), dim=1)
+        features = normal.shape[1]
+        for window, total, peak in zip(
+            WINDOWS,
+            _rolling(sums, sums[:1], torch.add),
+            _rolling(peaks, before, torch.maximum),
+            strict=True,
+        ):
+            # Slices, not split: that would be exported as a sequence, which TensorRT lacks.
+            mean, missing = total / window, peak[:, 2 * features :]
+            yield mean[:, :features], missing
+            yield peak[:, :features] + peak[:, features : 2 * features], missing
+            yield mean[:, features : 2 * features], missing
+            yield mean[:, 2 * features :], missing
 
     def forward(self, normal: Tensor, reconstruction: Tensor, finite: Tensor) -> Tensor:
         """FP32 [T] scores from FP32 [T,25] normalised values and reconstruction, BOOL [T].
@@ -121,18 +139,11 @@ class Scorer(nn.Module):
         is judged by the shorter windows only.
         """
         gap = 1.0 - finite.to(normal.dtype).unsqueeze(-1)  # [T,1]
-        score = torch.zeros_like(gap).squeeze(-1)
-        # enumerate, not zip: torch.jit.trace and torch.export unroll both, but only plain
-        # integer indexing keeps the buffers' names in the exported graph.
-        for row, statistic in enumerate(self.statistics(normal, reconstruction)):
-            distance = (statistic - self.centre[row]).abs() / self.half_width[row]
-            distance = (distance * self.weights).amax(dim=-1)
-            window = STATISTICS[row][1]
-            if window > 1:
-                complete = 1.0 - _rolling_max(gap, window, before=1.0).squeeze(-1)
-                distance = distance * complete
-            score = torch.maximum(score, distance)
-        score = score.clamp(max=SCORE_MAX)
+        statistics, missing = zip(*self._windowed(normal, reconstruction, gap), strict=True)
+        distance = (torch.stack(statistics) - self.centre.unsqueeze(1)).abs()
+        distance = distance / self.half_width.unsqueeze(1) * self.weights
+        complete = 1.0 - torch.stack(missing).squeeze(-1)  # [10,T]
+        score = (distance.amax(dim=-1) * complete).amax(dim=0).clamp(max=SCORE_MAX)
         return torch.where(finite, score, torch.full_like(score, SCORE_MAX))
 
     def detect(self, score: Tensor, finite: Tensor) -> Tensor:
@@ -140,17 +151,24 @@ class Scorer(nn.Module):
         return torch.logical_or(score > self.threshold, torch.logical_not(finite))
 
 
-def _with_history(x: Tensor, window: int, before: float | None) -> Tensor:
-    """FP32 [T,F] as [1,F,window-1+T], preceded by copies of the first row or by a constant."""
-    first = x[:1] if before is None else torch.full_like(x[:1], before)
-    return torch.cat((first.repeat(window - 1, 1), x)).transpose(0, 1).unsqueeze(0)
+def _rolling(
+    x: Tensor, before: Tensor, combine: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """FP32 [T,F] combined over each of `WINDOWS` that ends at a sample, by doubling.
 
+    Ten times faster than pooling operators, whose kernels are made for images; sums are exact to
+    rounding whatever T is, which differences of a cumulative sum are not.
 
-def _rolling_mean(x: Tensor, window: int) -> Tensor:
-    pooled = nn.functional.avg_pool1d(_with_history(x, window, None), window, stride=1)
-    return pooled.squeeze(0).transpose(0, 1)
-
-
-def _rolling_max(x: Tensor, window: int, before: float | None = None) -> Tensor:
-    pooled = nn.functional.max_pool1d(_with_history(x, window, before), window, stride=1)
-    return pooled.squeeze(0).transpose(0, 1)
+    Args:
+        x: FP32 [T,F].
+        before: FP32 [1,F], what precedes the first sample.
+        combine: Addition, or another associative operation.
+    """
+    longest = WINDOWS[-1]
+    x = torch.cat((before.repeat(longest - 1, 1), x))
+    width = 1
+    for window in WINDOWS:
+        while width < window:
+            x = combine(x[width:], x[:-width])
+            width *= 2
+        yield x[longest - window :]
