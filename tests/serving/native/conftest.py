@@ -14,13 +14,16 @@ sys.path.append(str(Path(__file__).parent))
 
 from native_client import Native
 from native_models import Zoo, bad_models, good_models
+from native_operators import operator_models
 
 
 @pytest.fixture(scope="session")
 def native_backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backend directory with the native backend, freshly compiled."""
     folder = tmp_path_factory.mktemp("backends")
-    native_build.build(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_build, "FLAGS", (*native_build.FLAGS, "-Werror"))
+        native_build.build(folder)
     return folder
 
 
@@ -31,6 +34,7 @@ def native(native_backends: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
     zoo = Zoo(tmp_path_factory.mktemp("repository"))
     good_models(zoo)
+    operator_models(zoo)
     bad = bad_models(zoo)
     with TritonServer(
         [zoo.root],

@@ -328,12 +328,9 @@ _TUNED = "optimization { graph { level: 1 } }\n" + "\n".join(
 def sequence_models(zoo: Zoo) -> None:
     io = tensor_config("input", "x", "FP32", [1]) + tensor_config("output", "sum", "FP32", [1])
     state = 'state { input_name: "state_in" output_name: "state_out" data_type: TYPE_FP32 dims: [1]'
-    zero = (
-        f'{state} initial_state {{ data_type: TYPE_FP32 dims: [1] zero_data: true name: "0" }} }}'
-    )
-    file = (
-        f'{state} initial_state {{ data_type: TYPE_FP32 dims: [1] data_file: "ten" name: "f" }} }}'
-    )
+    initial = f'{state} initial_state {{ name: "initial" data_type: TYPE_FP32 dims: [1]'
+    zero = f"{initial} zero_data: true }} }}"
+    file = f'{initial} data_file: "ten" }} }}'
     start = (
         'control_input { name: "START" control { kind: CONTROL_SEQUENCE_START '
         "fp32_false_true: [0, 1] } }"
@@ -355,9 +352,8 @@ def sequence_models(zoo: Zoo) -> None:
 
 def bad_models(zoo: Zoo) -> dict[str, tuple[str, ...]]:
     """Models that must not load, with what the message has to say."""
-    io = tensor_config("input", "x", "FP32", [-1, 25]) + tensor_config(
-        "output", "y", "FP32", [-1, 25]
-    )
+    io = tensor_config("input", "x", "FP32", [-1, 25])
+    io += tensor_config("output", "y", "FP32", [-1, 25])
     good = affine().SerializeToString()
     zoo.add("bad_truncated", good[: len(good) // 2], io)
     zoo.add("bad_empty", b"", io)

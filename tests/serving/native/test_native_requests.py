@@ -92,9 +92,7 @@ def test_strings_of_a_batch(native: Native) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "raw", [b"\x05\x00\x00\x00ab", b"\x01\x00\x00\x00", b"\x00\x00\x00\x00junk"]
-)
+@pytest.mark.parametrize("raw", [b"\x05\0\0\0ab", b"\x01\0\0\0", b"\0\0\0\0junk", b"\xff" * 4])
 def test_malformed_strings_are_refused(native: Native, raw: bytes) -> None:
     tensor = grpc_inputs({"x": np.array([["ab"]], dtype=np.object_)})[0]
     tensor._raw_content = raw
