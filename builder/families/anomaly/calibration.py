@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from builder.families.anomaly.channels import TELEMETRY_COLUMN
 from builder.families.anomaly.networks.omnianomaly import OmniAnomaly
 from builder.families.anomaly.networks.scoring import STATISTICS, Normaliser
 from builder.families.anomaly.networks.tranad import TranAD
+from builder.families.anomaly.telemetry import Samples
 from builder.families.anomaly.thresholds import PotFit, PotSettings, fit_pot
 
 FOLDS = 5
@@ -29,12 +31,16 @@ WIDENING_QUANTILE = 0.99
 MARGIN = 0.4
 """The threshold is at least this far above 1, in half-widths of normal operation."""
 
-MIN_SPAN = 0.02
-"""Smallest range of a column for normalisation, in raw units: 1 % of the scale -1..1."""
+MIN_SPAN = 0.1
+"""Smallest range of the telemetry value for normalisation, in raw units: 5 % of -1..1."""
 
-MIN_HALF_WIDTH = {"value": 0.5, "mean": 0.1, "range": 0.1, "activity": 0.05, "residual": 0.05}
+MIN_HALF_WIDTH = {"value": 0.1, "mean": 0.1, "range": 0.1, "activity": 0.05, "residual": 0.05}
 """Smallest half-width by statistic, in train ranges: a statistic that was constant while training
 must move this much to score 1."""
+
+RESIDUAL_ALLOWANCE = 2.0
+"""Residuals of telemetry that the network was not trained on are larger than those fitted here:
+the half-width of the residual statistics is multiplied by this."""
 
 _NEVER = 1e6
 """Half-width of a statistic whose window is longer than the train array."""
@@ -55,19 +61,22 @@ class ScoreSettings:
     margin: float = MARGIN
 
 
-def fit_normaliser(normaliser: Normaliser, train: NDArray[np.float32]) -> None:
-    """Take low, span and fill from FP32 [T,25]. A column without a range keeps a span of 1."""
+def fit_normaliser(normaliser: Normaliser, train: Samples) -> None:
+    """Take low, span and fill from FP32 [T,25].
+
+    A command that was never sent, or always, keeps a span of 1.
+    """
     low = train.min(axis=0)
     span = train.max(axis=0) - low
-    span = np.where(span == 0, 1.0, np.maximum(span, MIN_SPAN))
+    span[span == 0] = 1.0
+    value = train[:, TELEMETRY_COLUMN]
+    span[TELEMETRY_COLUMN] = max(float(np.ptp(value)), MIN_SPAN)
     normaliser.low.copy_(torch.from_numpy(low))
     normaliser.span.copy_(torch.from_numpy(span))
     normaliser.fill.copy_(torch.from_numpy(np.median(train, axis=0)))
 
 
-def fit_scorer(
-    module: OmniAnomaly | TranAD, train: NDArray[np.float32], settings: ScoreSettings
-) -> PotFit:
+def fit_scorer(module: OmniAnomaly | TranAD, train: Samples, settings: ScoreSettings) -> PotFit:
     """Fit the scorer of a module, whose normaliser and network are ready, to FP32 [T,25]."""
     samples = torch.from_numpy(train)
     scorer = module.scorer
@@ -80,6 +89,8 @@ def fit_scorer(
     scorer.weights[list(settings.columns)] = 1.0
     for row, (values, (name, window)) in enumerate(zip(statistics, STATISTICS, strict=True)):
         centre, half_width = normal_range(values, window, MIN_HALF_WIDTH[name])
+        if name == "residual":
+            half_width = half_width * RESIDUAL_ALLOWANCE
         scorer.centre[row].copy_(torch.from_numpy(centre))
         scorer.half_width[row].copy_(torch.from_numpy(half_width))
     with torch.inference_mode():

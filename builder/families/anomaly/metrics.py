@@ -8,12 +8,7 @@ papers report it, never alone.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from builder.families.anomaly.telemetry import SAMPLES_PER_DAY, Segment, to_mask, to_segments
-
-Mask = NDArray[np.bool_]
+from builder.families.anomaly.telemetry import SAMPLES_PER_DAY, Mask, Segment, to_mask, to_segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +76,7 @@ def count(detected: Mask, labelled: Sequence[Segment]) -> Counts:
         adjusted_true_positives=int(to_mask(hits, detected.size).sum()),
         segments=len(inside),
         segments_hit=len(hits),
-        false_alarms=sum(
-            not truth[s.first : s.last + 1].any() for s in to_segments(detected)
-        ),
+        false_alarms=sum(not truth[s.first : s.last + 1].any() for s in to_segments(detected)),
         samples=detected.size,
     )
 

@@ -11,6 +11,7 @@ than one row; its segments are then the union. Arrays are never unpickled.
 
 import csv
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def load_samples(path: Path, *, allow_invalid: bool = False) -> Samples:
             trailing = file.read(1)
     except FileNotFoundError as error:
         raise DataError("there is no such telemetry file", where=path, hint=_LAYOUT) from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(
             f"not a complete .npy array of numbers ({error})",
             where=path,

@@ -7,17 +7,14 @@ its own, and so a run that was killed goes on and ends with the same weights as 
 
 import io
 import math
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from builder.digest import sha256_bytes, sha256_value
@@ -31,10 +28,14 @@ from builder.families.anomaly.calibration import (
 )
 from builder.families.anomaly.networks.omnianomaly import OmniAnomaly
 from builder.families.anomaly.networks.tranad import WINDOW, TranAD
+from builder.families.anomaly.telemetry import Samples
 from builder.files import write_atomic
 
-RECIPE = 1
-"""Counts changes of the training code: weights of another recipe are trained again."""
+NETWORK_RECIPE = 1
+"""Counts changes of what training does: networks of another recipe are trained again."""
+
+SCORE_RECIPE = 1
+"""Counts changes of how scorers are fitted: older ones are fitted again."""
 
 OMNI_WINDOW = 100
 OMNI_BATCH = 32
@@ -50,6 +51,9 @@ TRANAD_DECAY = 1e-5
 
 Report = Callable[[int, float], None]
 """Called after every epoch with its number, from 1, and its mean loss."""
+
+Outcome = Literal["trained", "rescored", "unchanged"]
+"""What was done to make a weights file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +71,33 @@ class TrainSettings:
     score: ScoreSettings = ScoreSettings()
 
 
-def recipe_digest(model: str, train: NDArray[np.float32], settings: TrainSettings) -> str:
-    """Identifies what training makes of FP32 [T,25]: equal digests mean equal weights."""
+def network_digest(model: str, train: Samples, settings: TrainSettings) -> str:
+    """Identifies the network that training makes of FP32 [T,25], whatever it then scores."""
     data = sha256_bytes(np.ascontiguousarray(train).tobytes())
-    return sha256_value([RECIPE, model, data, list(train.shape), asdict(settings)])
+    return sha256_value(
+        [NETWORK_RECIPE, model, data, list(train.shape), settings.epochs, settings.seed]
+    )
+
+
+def recipe_digest(model: str, train: Samples, settings: TrainSettings) -> str:
+    """Identifies all that training makes of FP32 [T,25]: equal digests mean equal files."""
+    network = network_digest(model, train, settings)
+    return sha256_value([SCORE_RECIPE, network, asdict(settings.score)])
 
 
 def train_to_file(
     kind: type[OmniAnomaly] | type[TranAD],
     channel: str,
-    train: NDArray[np.float32],
+    train: Samples,
     settings: TrainSettings,
     target: Path,
     work: Path,
     report: Report | None = None,
-) -> None:
+) -> Outcome:
     """Train a detector on FP32 [T,25] and write its weights.
+
+    A file that already holds the result is left alone; one that holds the same network with
+    other scoring only has its scorer fitted again.
 
     Args:
         kind: The network.
@@ -97,48 +112,78 @@ def train_to_file(
         DataError: Fewer samples than one training window.
         BuilderError: A file cannot be written.
     """
-    digest = recipe_digest(kind.__name__, train, settings)
+    model = kind.__name__
+    network, recipe = network_digest(model, train, settings), recipe_digest(model, train, settings)
+    known = _metadata(target)
+    if known.get("recipe") == recipe:
+        return "unchanged"
     state = work / f"{target.stem}.state"
-    if kind is OmniAnomaly:
-        module: OmniAnomaly | TranAD = train_omnianomaly(train, settings, state, report)
+    module: OmniAnomaly | TranAD
+    outcome: Outcome = "trained"
+    if known.get("network") == network:
+        load = checkpoint.load_omnianomaly if kind is OmniAnomaly else checkpoint.load_tranad
+        module, outcome = load(target), "rescored"
+    elif kind is OmniAnomaly:
+        module = train_omnianomaly(train, settings, state, report)
     else:
         module = train_tranad(train, settings, state, report)
     fit = fit_scorer(module, train, settings.score)
-    checkpoint.save(
-        module,
-        target,
-        {
-            "model": kind.__name__,
-            "channel": channel,
-            "recipe": digest,
-            "epochs": str(settings.epochs),
-            "seed": str(settings.seed),
-            "train_samples": str(len(train)),
-            "torch": torch.__version__,
-            **describe(settings.score, fit),
-        },
-    )
+    facts = {
+        "model": model,
+        "channel": channel,
+        "network": network,
+        "recipe": recipe,
+        "epochs": str(settings.epochs),
+        "seed": str(settings.seed),
+        "train_samples": str(len(train)),
+        "torch": torch.__version__,
+    }
+    checkpoint.save(module, target, facts | describe(settings.score, fit))
     state.unlink(missing_ok=True)
+    return outcome
 
 
-def is_trained(
-    kind: type[OmniAnomaly] | type[TranAD],
-    train: NDArray[np.float32],
+def adopt_upstream(
+    source: Path,
+    channel: str,
+    train: Samples,
     settings: TrainSettings,
     target: Path,
-) -> bool:
-    """Whether the file already holds what training would make."""
-    if not target.is_file():
-        return False
+) -> None:
+    """Make TranAD weights from an upstream checkpoint: only normaliser and scorer are fitted.
+
+    Upstream scales each column by its train range plus 1e-4, which the normaliser's ranges of
+    FP32 [T,25] equal closely enough.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        BuilderError: The target cannot be written.
+    """
+    module = checkpoint.load_tranad(source)
+    fit_normaliser(module.normaliser, train)
+    fit = fit_scorer(module, train, settings.score)
+    facts = {
+        "model": type(module).__name__,
+        "channel": channel,
+        "upstream": sha256_bytes(source.read_bytes()),
+        "train_samples": str(len(train)),
+        "torch": torch.__version__,
+    }
+    checkpoint.save(module, target, facts | describe(settings.score, fit))
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The header of a weights file; empty if there is none or it is damaged."""
+    if not path.is_file():
+        return {}
     try:
-        recipe = checkpoint.read_metadata(target).get("recipe")
+        return checkpoint.read_metadata(path)
     except CheckpointError:
-        return False
-    return recipe == recipe_digest(kind.__name__, train, settings)
+        return {}
 
 
 def train_omnianomaly(
-    train: NDArray[np.float32],
+    train: Samples,
     settings: TrainSettings,
     state: Path | None = None,
     report: Report | None = None,
@@ -165,13 +210,13 @@ def train_omnianomaly(
                 loss = module.training_loss(windows[chosen].permute(2, 0, 1))
                 yield _descend(loss, module, optimiser, OMNI_CLIP)
 
-        digest = recipe_digest("OmniAnomaly", train, settings)
+        digest = network_digest("OmniAnomaly", train, settings)
         _run(module, optimiser, settings, epoch_losses, state, digest, report)
     return module.eval()
 
 
 def train_tranad(
-    train: NDArray[np.float32],
+    train: Samples,
     settings: TrainSettings,
     state: Path | None = None,
     report: Report | None = None,
@@ -197,7 +242,7 @@ def train_tranad(
                 loss = module.training_loss(windows[:, chosen], epoch)
                 yield _descend(loss, module, optimiser, None)
 
-        digest = recipe_digest("TranAD", train, settings)
+        digest = network_digest("TranAD", train, settings)
         _run(module, optimiser, settings, epoch_losses, state, digest, report)
     return module.eval()
 
@@ -271,7 +316,7 @@ def _resume(
         return 0
     try:
         content: Any = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except Exception:  # damaged bytes raise whatever the unpickler trips over
         return 0  # not written by this program: training starts again
     if not isinstance(content, dict) or content.get("digest") != digest:
         return 0  # of other data or settings
@@ -293,7 +338,7 @@ def _reproducible(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _check_length(train: NDArray[np.float32], window: int) -> None:
+def _check_length(train: Samples, window: int) -> None:
     if len(train) < window:
         raise DataError(
             f"{len(train)} train samples are fewer than one training window of {window}",
