@@ -74,7 +74,7 @@ def build_and_publish(
     """
     from builder.repository.model_config import config_text, stage_config
     from builder.repository.publish import publish
-    from builder.repository.signature import Signature
+    from builder.repository.signature import onnx_signature
 
     model = kind.model_name(stage)
     config = context.config
@@ -115,11 +115,12 @@ def build_and_publish(
                 config=config_text(
                     stage_config(
                         model,
-                        Signature(stage.inputs, stage.outputs),
+                        onnx_signature(export),
                         backend=kind.backend,
                         max_batch_size=stage.max_batch_size,
                         options=options,
                         metadata={"family": stage.family, **stage.metadata},
+                        warmup_sizes=stage.shapes[0] if stage.shapes else None,
                     )
                 ),
                 # Asking for a version by number asks for it to be served.

@@ -39,7 +39,7 @@ def print_report(
                 action.artefact,
                 "not right" if answer and answer.error else outcome.status,
                 size_text(outcome.record),
-                parity_text(outcome.record),
+                parity_text(action, outcomes),
                 f"{answer.load_ms:.0f} ms" if answer and not answer.error else "",
                 f"{answer.latency_ms:.2f} ms" if answer and not answer.error else "",
             )
@@ -85,9 +85,11 @@ def size_text(record: Record | None) -> str:
     return f"{size} GiB"
 
 
-def parity_text(record: Record | None) -> str:
-    """Largest measured difference."""
-    worst = record.measured.get("parity", {}).get("worst") if record else None
-    if worst is None:
+def parity_text(action: Action, outcomes: Mapping[Action, Outcome]) -> str:
+    """Largest measured difference from the source: that of the export and of the engine."""
+    links = [action, *(need for need in action.needs if need.artefact == "export")]
+    records = [outcomes[link].record for link in links]
+    if any(record is None for record in records):
         return ""
+    worst = sum(record.measured["parity"]["worst"] for record in records if record is not None)
     return "exact" if worst == 0 else f"{worst:.1e}"

@@ -51,7 +51,7 @@ def command(
     console = Console(stderr=True)
     with exclusive(config.build_dir):
         outcomes = _execute(context, plan, force, console)
-        findings = _lint(config, outcomes)
+        findings = _lint(context, outcomes)
         verification = None
         failed = [o for o in outcomes.values() if not o.ok]
         if not no_verify and not failed and not findings:
@@ -91,15 +91,15 @@ def _execute(
         )
 
 
-def _lint(config: Config, outcomes: dict[Action, Outcome]) -> list[Any]:
+def _lint(context: Context, outcomes: dict[Action, Outcome]) -> list[Any]:
     """Lint the repository if anything was written."""
     if not any(outcome.status == "made" for outcome in outcomes.values()):
         return []
     from builder.lint import lint
     from builder.repository.layout import NATIVE_GROUPS
 
-    groups = [config.repository / group for group in NATIVE_GROUPS]
-    findings = lint([group for group in groups if group.is_dir()])
+    groups = [context.config.repository / group for group in NATIVE_GROUPS]
+    findings = lint([group for group in groups if group.is_dir()], digests=context.digests)
     return [finding for finding in findings if finding.severity == "error"]
 
 
