@@ -51,23 +51,31 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     staged = folder.with_name(f".{folder.name}.new")
     retired = folder.with_name(f".{folder.name}.old")
-    try:
+    with _explained(folder):
         if not folder.exists() and retired.exists():  # killed between the two renames
             retired.rename(folder)
         for leftover in (staged, retired):
             shutil.rmtree(leftover, ignore_errors=True)
         staged.mkdir(parents=True)
-        try:
-            yield staged
+    try:
+        yield staged
+        with _explained(folder):
             fsync_tree(staged)
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            raise
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    with _explained(folder):
         if folder.exists():
             folder.rename(retired)
         staged.rename(folder)
         shutil.rmtree(retired, ignore_errors=True)
         _fsync(folder.parent)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise from_os_error(error, "writing", folder) from error
 

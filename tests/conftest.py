@@ -1,7 +1,6 @@
 """Fixtures for the whole suite."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +43,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
+def config(tmp_path: Path) -> Config:
     """A configuration whose folders are all below `tmp_path`."""
-    yield load_config(root=tmp_path, environ={})
+    return load_config(root=tmp_path, environ={})

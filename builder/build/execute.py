@@ -125,6 +125,16 @@ def _make(
             read_record(action.folder),
             from_os_error(error, f"making {action}", error.filename or action.folder),
         )
+    except Exception as error:
+        # One model that breaks in a new way must not keep the others from being built.
+        if os.environ.get("BUILDER_DEBUG"):
+            raise
+        unexpected = BuilderError(
+            f"{type(error).__name__}: {error}",
+            where=str(action),
+            hint="run again with BUILDER_DEBUG=1 for the traceback",
+        )
+        return Outcome("failed", state.reasons, read_record(action.folder), unexpected)
 
 
 @contextmanager
