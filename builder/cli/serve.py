@@ -14,8 +14,8 @@ from builder.errors import ServerError
 from builder.serving.launch import Selection, make_server
 from builder.serving.reports import JsonReport, Report, TerminalReport
 from builder.serving.sample import curl_line
-from builder.serving.server import TritonServer, describe_failures
-from builder.serving.states import ModelState
+from builder.serving.server import TritonServer
+from builder.serving.states import ModelState, describe_failures
 
 _WATCH_SECONDS = 2.0
 

@@ -3,7 +3,6 @@
 Nothing heavy is imported: versions come from the packages' metadata.
 """
 
-import http.client
 import os
 import platform
 import shutil
@@ -13,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from builder.config import Config
-from builder.errors import ServerError
 from builder.serving import backends, ports, rest
 from builder.serving.installations import (
     Installation,
@@ -143,6 +141,9 @@ def check_servers(here: Surroundings) -> Iterable[Check]:
         "embedded": (_describe(embedded) if embedded else None, "nvidia-pytriton is not installed"),
     }
     wanted = here.config.server.server
+    if wanted not in ("auto", *ways):
+        hint = f"one of: auto, {', '.join(ways)}"
+        yield Check("Server", "missing", f"unknown server {wanted!r}", "builder serve", hint)
     candidates = ways if wanted == "auto" else {wanted: ways.get(wanted, (None, ""))}
     chosen = next((kind for kind, (found, _) in candidates.items() if found), None)
     for kind, (found, why) in ways.items():
@@ -248,7 +249,8 @@ def check_ports(here: Surroundings) -> Iterable[Check]:
         "grpc": options.grpc_port,
         "metrics": options.metrics_port,
     }
-    triton = _triton_at(options.host, options.http_port)
+    address = "127.0.0.1" if options.host == "0.0.0.0" else options.host
+    triton = rest.triton_version(f"http://{address}:{options.http_port}")
     for name, port in numbers.items():
         label = f"Port: {name}"
         if port == 0:
@@ -301,15 +303,3 @@ def _existing(folder: Path) -> Path:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / _MIB:.0f} MiB"
-
-
-def _triton_at(host: str, port: int) -> str | None:
-    """Version of the tritonserver that answers there."""
-    if port == 0:
-        return None
-    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-    try:
-        answer: Any = rest.get_json(f"http://{address}:{port}", "/v2", timeout=1)
-    except (ServerError, OSError, http.client.HTTPException):
-        return None
-    return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else None

@@ -83,8 +83,7 @@ class Installation:
         if self.image is None:
             return [str(self.program), *arguments]
         mounts = [f"--mount=type=bind,source={p},target={p},readonly" for p in dict.fromkeys(read)]
-        address = f"[{host}]" if ":" in host else host
-        published = [f"--publish={address}:{port}:{port}" for port in ports]
+        published = [f"--publish={host}:{port}:{port}" for port in ports]
         options = ["--rm", "--init", f"--name={name}", "--gpus=all", f"--shm-size={CONTAINER_SHM}"]
         limits = ["--ulimit=memlock=-1", "--ulimit=stack=67108864"]
         return [

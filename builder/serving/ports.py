@@ -10,10 +10,42 @@ import errno
 import socket
 from types import TracebackType
 
+from builder.errors import ConfigError, ServerError
+
+
+class PortLostError(ServerError):
+    """Somebody else took a free port before the server did."""
+
+    def __init__(self, name: str, port: int, reason: str):
+        super().__init__(f"port {port} {reason}", where=f"--{name}-port", hint="try again")
+
+
+def port_error(name: str, port: int, reason: str) -> ServerError:
+    """The error about a port that the user chose; `name` is http, grpc or metrics."""
+    return ServerError(
+        f"port {port} {reason}",
+        where=f"--{name}-port",
+        hint=f"choose another one with --{name}-port or BUILDER_SERVER_{name.upper()}_PORT, "
+        f"or see who has it: ss -ltnp 'sport = :{port}'",
+    )
+
+
+def ipv4_address(host: str) -> str:
+    """The address of a host name; tritonserver itself resolves none for HTTP.
+
+    Raises:
+        ConfigError: It has none. IPv6 addresses are refused: tritonserver cannot bind to them.
+    """
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        raise ConfigError(
+            f"{host!r} is no IPv4 address of a host", where="--host", hint="use 127.0.0.1"
+        ) from None
+
 
 def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))

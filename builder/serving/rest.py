@@ -55,3 +55,12 @@ def get_json(url: str, path: str, *, method: str = "GET", timeout: float = 10.0)
         reason = answer.get("error") if isinstance(answer, dict) else None
         raise ServerError(f"HTTP {status}: {reason or 'no reason given'}", where=url + path)
     return answer
+
+
+def triton_version(url: str) -> str | None:
+    """Version of the tritonserver whose HTTP endpoint `url` is; None if there is none."""
+    try:
+        answer = get_json(url, "/v2", timeout=1)
+    except ServerError:
+        return None
+    return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else None

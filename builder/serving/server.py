@@ -1,7 +1,7 @@
 """A running tritonserver, as a context manager.
 
     with TritonServer([repository / "onnx"], backend_directory=backends) as server:
-        requests.get(server.http_url + "/v2")
+        client = connect(server.grpc_url)
 
 Ports of 0 are chosen among the free ones. The server listens on loopback unless told otherwise,
 ends together with this process, and `start` says which model failed to load, and why.
@@ -12,25 +12,22 @@ import http.client
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from builder.errors import ConfigError, ServerError
 from builder.serving import log, ports, rest
+from builder.serving.arguments import (
+    LOG_FLAGS,
+    ModelControl,
+    local_arguments,
+    tritonserver_arguments,
+)
 from builder.serving.guard import GuardedProcess
 from builder.serving.installations import Installation, find_installation
-from builder.serving.states import ModelState, from_index, models_in
+from builder.serving.states import ModelState, describe_failures, from_index, models_in
 
-ModelControl = Literal["none", "explicit", "poll"]
-
-_LOG_FLAGS: Mapping[str, tuple[str, ...]] = {
-    "error": ("--log-warning=false", "--log-info=false"),
-    "warning": ("--log-info=false",),
-    "info": (),
-    "verbose": ("--log-verbose=1",),
-}
 _PORT_RETRIES = 3
 
 
@@ -79,9 +76,9 @@ class TritonServer:
         log_file: Path | None = None,
         strict: bool = True,
     ):
-        if log_level not in _LOG_FLAGS:
+        if log_level not in LOG_FLAGS:
             raise ConfigError(
-                f"unknown log level {log_level!r}", hint=f"one of: {', '.join(_LOG_FLAGS)}"
+                f"unknown log level {log_level!r}", hint=f"one of: {', '.join(LOG_FLAGS)}"
             )
         if load is not None and model_control == "poll":
             raise ConfigError(
@@ -91,7 +88,7 @@ class TritonServer:
         self.repositories = tuple(Path(r).resolve() for r in repositories)
         self.backend_directory = backend_directory and Path(backend_directory).resolve()
         self.installation = installation or find_installation()
-        self.host = host
+        self.host = ports.ipv4_address(host)
         self.load = None if load is None else tuple(load)
         self.model_config_name = model_config_name
         self.model_control: ModelControl = "explicit" if load is not None else model_control
@@ -138,8 +135,8 @@ class TritonServer:
 
     def _address(self, port: int) -> str:
         # What is bound to every address is reached through loopback.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
+        return f"{host}:{port}"
 
     def _running(self) -> GuardedProcess:
         if self._process is None:
@@ -167,9 +164,8 @@ class TritonServer:
             for attempt in range(_PORT_RETRIES):
                 try:
                     self._launch()
-                    self.wait_ready()
                     break
-                except _PortLostError:
+                except ports.PortLostError:
                     self.stop()
                     if attempt == _PORT_RETRIES - 1:
                         raise
@@ -186,7 +182,9 @@ class TritonServer:
         wanted = {name: port for name, port in self._wanted_ports.items() if port is not None}
         for name, port in wanted.items():
             if port and (reason := ports.why_unusable(self.host, port)):
-                raise _port_error(name, port, reason)
+                other = rest.triton_version(f"http://{self.host}:{port}")
+                who = f"is in use by another tritonserver ({other})" if other else reason
+                raise ports.port_error(name, port, who)
         automatic = [name for name, port in wanted.items() if port == 0]
         with ports.HeldPorts(self.host, len(automatic)) as held, self._log.opened() as output:
             self._ports = wanted | dict(zip(automatic, held.numbers, strict=True))
@@ -208,59 +206,30 @@ class TritonServer:
                 cleanup=self.installation.cleanup(self._id),
                 shm_prefix="" if in_container else f"{self._id}-",
             )
-            if not in_container:
-                self._wait_listening()
+            self.wait_ready()  # until then the free ports are kept for the server
 
     def arguments(self) -> list[str]:
         """The arguments of tritonserver."""
-        # In a container every address is bound: docker decides what is published.
-        host = self.host if self.installation.image is None else "0.0.0.0"
-        args = [
-            f"--id={self._id}",
-            *(f"--model-repository={repository}" for repository in self.repositories),
-            f"--model-control-mode={self.model_control}",
-            # A model that fails to load must neither end the server nor hide the reason.
-            "--exit-on-error=false",
-            "--strict-readiness=false",
-            f"--exit-timeout-secs={self.exit_timeout}",
-            f"--http-address={host}",
-            f"--grpc-address={host}",
-            f"--http-port={self._ports['http']}",
-            f"--grpc-port={self._ports['grpc']}",
-            *_LOG_FLAGS[self.log_level],
+        in_container = self.installation.image is not None
+        return [
+            *tritonserver_arguments(
+                server_id=self._id,
+                repositories=self.repositories,
+                # In a container every address is bound: docker decides what is published.
+                host="0.0.0.0" if in_container else self.host,
+                ports=self._ports,
+                model_control=self.model_control,
+                load=self.load,
+                model_config_name=self.model_config_name,
+                backend_directory=self.backend_directory,
+                response_cache_mib=self.response_cache_mib,
+                cache_directory=self.installation.caches,
+                log_level=self.log_level,
+                exit_timeout=self.exit_timeout,
+            ),
+            *(() if in_container else local_arguments(self._id)),
+            *self.extra_args,
         ]
-        if "metrics" in self._ports:
-            args += [f"--metrics-address={host}", f"--metrics-port={self._ports['metrics']}"]
-        else:
-            args += ["--allow-metrics=false"]
-        if self.load is not None:
-            args += [f"--load-model={name}" for name in self.load]
-        elif self.model_control == "explicit":
-            args += ["--load-model=*"]
-        if self.model_control == "poll":
-            args += ["--repository-poll-secs=1"]
-        if self.model_config_name:
-            args += [f"--model-config-name={self.model_config_name}"]
-        if self.backend_directory:
-            args += [f"--backend-directory={self.backend_directory}"]
-        if self.response_cache_mib:
-            args += [f"--cache-config=local,size={self.response_cache_mib << 20}"]
-            if self.installation.caches:
-                args += [f"--cache-directory={self.installation.caches}"]
-        if self.installation.image is None:
-            args += [f"--backend-config=python,shm-region-prefix-name={self._id}-"]
-            if not Path("/dev/nvidiactl").exists():
-                # Without a GPU these only produce warnings.
-                args += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
-        return [*args, *self.extra_args]
-
-    def _wait_listening(self) -> None:
-        """Wait until it listens or has died; until then the free ports are kept for it."""
-        deadline = time.monotonic() + self.timeout
-        while self.running and time.monotonic() < deadline:
-            if self._answers():
-                return
-            time.sleep(0.02)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the server answers, which it does once every model is loaded or has failed.
@@ -277,7 +246,9 @@ class TritonServer:
                 raise ServerError(
                     f"not ready after {limit:g} s; its last words:\n{self._log.tail()}",
                     where="tritonserver",
-                    hint="wait longer with --timeout, or serve fewer models",
+                    hint="wait longer with --timeout, or serve fewer models"
+                    if self.installation.image is None
+                    else f"is the image still being pulled? docker pull {self.installation.image}",
                 )
             time.sleep(0.05)
 
@@ -293,7 +264,7 @@ class TritonServer:
         text = self._log.text()
         if taken := log.port_in_use(text):
             name = next((n for n, port in self._ports.items() if port == taken), "http")
-            kind = _port_error if self._wanted_ports[name] else _PortLostError
+            kind = ports.port_error if self._wanted_ports[name] else ports.PortLostError
             return kind(name, taken, "is in use by another process")
         how = f"killed by signal {-status}" if status and status < 0 else f"exit status {status}"
         return ServerError(
@@ -361,25 +332,3 @@ class TritonServer:
             return rest.call(self.metrics_url.removesuffix("/metrics"), "/metrics")[1].decode()
         except (OSError, http.client.HTTPException) as error:
             raise ServerError(f"no answer: {error}", where=self.metrics_url) from error
-
-
-class _PortLostError(ServerError):
-    """Somebody else took a free port before the server did."""
-
-    def __init__(self, name: str, port: int, reason: str):
-        super().__init__(f"port {port} {reason}", where=f"--{name}-port", hint="try again")
-
-
-def _port_error(name: str, port: int, reason: str) -> ServerError:
-    return ServerError(
-        f"port {port} {reason}",
-        where=f"--{name}-port",
-        hint=f"choose another one with --{name}-port or BUILDER_SERVER_{name.upper()}_PORT, "
-        f"or see who has it: ss -ltnp 'sport = :{port}'",
-    )
-
-
-def describe_failures(failures: Sequence[ModelState]) -> str:
-    """The failed models and their reasons, one per line."""
-    count = f"{len(failures)} model{'s' if len(failures) != 1 else ''} failed to load"
-    return "\n".join([count, *(f"  {s.name}: {s.reason}" for s in failures)])

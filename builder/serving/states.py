@@ -105,6 +105,12 @@ def reasons_in_log(log: str) -> dict[str, str]:
     return reasons
 
 
+def describe_failures(failures: Sequence[ModelState]) -> str:
+    """The failed models and their reasons, one per line."""
+    count = f"{len(failures)} model{'s' if len(failures) != 1 else ''} failed to load"
+    return "\n".join([count, *(f"  {s.name}: {s.reason}" for s in failures)])
+
+
 def models_in(repository: Path) -> list[str]:
     """Names of the models in a repository folder: every folder but hidden ones."""
     if not repository.is_dir():

@@ -110,6 +110,8 @@ def test_no_server_at_all(here: Surroundings) -> None:
     found = checks(here, embedded=lambda: None)
     assert not passed(found.values())
     assert "nvidia-pytriton" in found["Server: embedded"].hint
+    other = checks(here, config=configured(here, "server", server="other"))
+    assert "unknown server 'other'" in other["Server"].found
     # A server that was asked for by name has to be there, whatever else is.
     native = checks(here, config=configured(here, "server", server="native"))
     assert native["Server: native"].status == "missing"

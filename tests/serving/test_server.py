@@ -128,7 +128,7 @@ def test_a_port_in_use_is_explained_before_anything_is_loaded(
     began = time.monotonic()
     with pytest.raises(ServerError) as caught:
         TritonServer([repository / "pytorch"], http_port=port).start()
-    assert f"--http-port: port {port} is in use by another process" in str(caught.value)
+    assert f"--http-port: port {port} is in use by another tritonserver (2." in str(caught.value)
     assert time.monotonic() - began < 2
 
 
@@ -180,6 +180,13 @@ def test_what_failed_is_named_with_its_reason(
     assert not strict.running
 
 
+def test_a_server_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    server = TritonServer([tmp_path], timeout=0.0, host="localhost")
+    with pytest.raises(ServerError, match="not ready after 0 s"):
+        server.start()
+    assert not server.running
+
+
 def test_a_dead_server_shows_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(ServerError) as caught:
         TritonServer([tmp_path], extra_args=["--nonsense"]).start()
@@ -194,6 +201,8 @@ def test_repositories_and_settings_are_checked(tmp_path: Path) -> None:
         TritonServer([tmp_path / "none"]).start()
     with pytest.raises(ConfigError, match="unknown log level"):
         TritonServer([tmp_path], log_level="loud")
+    with pytest.raises(ConfigError, match="--host: '::1' is no IPv4 address"):
+        TritonServer([tmp_path], host="::1")
     with pytest.raises(ConfigError, match="polling loads every model"):
         TritonServer([tmp_path], load=["a"], model_control="poll")
 
