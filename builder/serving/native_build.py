@@ -150,8 +150,11 @@ def _is_current(library: Path, program: str | None) -> bool:
 
 
 def _compile(program: str, target: Path) -> None:
-    sources = [str(path) for path in _source_files() if path.suffix == ".cc"]
-    command = [program, *FLAGS, *sources, "-o", str(target), "-ldl"]
+    # One translation unit reads the standard headers once, which halves the time.
+    unit = target.with_name("backend_unit.cc")
+    sources = [path for path in _source_files() if path.suffix == ".cc"]
+    unit.write_text("".join(f'#include "{path.resolve()}"\n' for path in sources))
+    command = [program, *FLAGS, str(unit), "-o", str(target), "-ldl"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         return

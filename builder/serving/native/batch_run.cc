@@ -133,7 +133,8 @@ void BatchRun::RunSession() {
     return;
   }
   const std::string who = "model '" + signature_.model + "': ";
-  if (std::find(placed_.begin(), placed_.end(), 1) != placed_.end()) {
+  const bool placed = std::find(placed_.begin(), placed_.end(), 1) != placed_.end();
+  if (placed && std::strstr(Ort().GetErrorMessage(status), "shape") != nullptr) {
     // Was it the request, or did the model after many good runs break its promise about shapes?
     outputs_.Clear();
     for (size_t k = 0; k < chosen_.size(); ++k) outputs_.Add(nullptr);

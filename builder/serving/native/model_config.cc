@@ -66,15 +66,6 @@ std::string ModelPath(const std::string& repository, uint64_t version, const Jso
   return path.string();
 }
 
-int64_t CountInstances(const Json& groups) {
-  int64_t count = 0;
-  for (const Json& group : groups.items()) {
-    const int64_t devices = static_cast<int64_t>(group["gpus"].items().size());
-    count += std::max<int64_t>(group["count"].AsInt(1), 1) * std::max<int64_t>(devices, 1);
-  }
-  return std::max<int64_t>(count, 1);
-}
-
 }  // namespace
 
 ModelConfig ModelConfig::Fetch(TRITONBACKEND_Model* model) {
@@ -101,7 +92,6 @@ ModelConfig ModelConfig::Fetch(TRITONBACKEND_Model* model) {
                         " is not supported by this onnxruntime backend");
     }
   }
-  config.instance_count = CountInstances(json["instance_group"]);
   config.inputs = ReadTensors(json["input"], config.name);
   config.outputs = ReadTensors(json["output"], config.name);
   for (const Json& control : json["sequence_batching"]["control_input"].items()) {

@@ -31,7 +31,6 @@ struct ModelConfig {
   std::string repository;  // the model's folder, above its versions
   int64_t max_batch_size = 0;
   bool has_scheduler = false;
-  int64_t instance_count = 1;  // over all instance groups
   std::vector<TensorConfig> inputs;
   std::vector<TensorConfig> outputs;
   std::vector<std::string> controls;  // input tensors that the sequence batcher fills

@@ -145,6 +145,7 @@ using OrtLogFn = void (*)(void* param, OrtLoggingLevel severity, const char* cat
     (OrtSessionOptions*, const char* key, const char* value))                                    \
   X(147, OrtStatus*, SetGlobalIntraOpNumThreads, (OrtThreadingOptions*, int))                    \
   X(148, OrtStatus*, SetGlobalInterOpNumThreads, (OrtThreadingOptions*, int))                    \
+  X(149, OrtStatus*, SetGlobalSpinControl, (OrtThreadingOptions*, int allow))                    \
   X(151, OrtStatus*, CreateEnvWithCustomLoggerAndGlobalThreadPools,                              \
     (OrtLogFn, void* param, OrtLoggingLevel, const char* logid, const OrtThreadingOptions*,      \
      OrtEnv**))                                                                                  \

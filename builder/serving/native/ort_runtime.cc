@@ -98,6 +98,7 @@ OrtEnv* NewEnv(const BackendSettings& settings) {
         "setting the intra-op threads");
   Check(Ort().SetGlobalInterOpNumThreads(threading, settings.inter_op_threads),
         "setting the inter-op threads");
+  Check(Ort().SetGlobalSpinControl(threading, 0), "turning spinning off");
   Check(Ort().CreateEnvWithCustomLoggerAndGlobalThreadPools(ForwardLog, nullptr, level,
                                                             "onnxruntime", threading, &env),
         "creating the ONNX Runtime environment");

@@ -110,20 +110,18 @@ std::string OperatorLibrary(const ModelConfig& config, const std::string& name) 
   return name;
 }
 
-void ApplyThreads(OrtSessionOptions* options, const ModelConfig& config,
-                  const SessionSettings& settings) {
+void ApplyThreads(OrtSessionOptions* options, const SessionSettings& settings) {
   if (OrtRuntime::Settings().global_thread_pool) {
     Check(Ort().DisablePerSessionThreads(options), "using the global thread pool");
     return;
   }
   Check(Ort().SetIntraOpNumThreads(options, settings.intra_op_threads), "setting intra-op threads");
   Check(Ort().SetInterOpNumThreads(options, settings.inter_op_threads), "setting inter-op threads");
-  if (config.instance_count > 1) {
-    // Pools that spin while idle take the cores away from the other instances.
-    Check(Ort().AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"),
-          "turning spinning off");
-    Check(Ort().AddSessionConfigEntry(options, "session.inter_op.allow_spinning", "0"),
-          "turning spinning off");
+  // Idle pools that spin take the cores from the server's own threads and from other instances:
+  // two threads on two busy cores answered 1.6 to 2 times as many requests without. A parameter
+  // `session.intra_op.allow_spinning` overrules this.
+  for (const char* key : {"session.intra_op.allow_spinning", "session.inter_op.allow_spinning"}) {
+    Check(Ort().AddSessionConfigEntry(options, key, "0"), "turning spinning off");
   }
 }
 
@@ -137,7 +135,7 @@ SessionOptionsPtr NewOptions(const ModelConfig& config, const SessionSettings& s
         "setting the graph optimization level");
   Check(Ort().SetSessionExecutionMode(options, settings.execution_mode),
         "setting the execution mode");
-  ApplyThreads(options, config, settings);
+  ApplyThreads(options, settings);
   if (settings.mem_arena >= 0) {
     Check(settings.mem_arena == 1 ? Ort().EnableCpuMemArena(options)
                                   : Ort().DisableCpuMemArena(options),
