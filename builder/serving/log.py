@@ -1,9 +1,8 @@
 """The log of the server: where it is kept, and what matters in it."""
 
-import contextlib
+import os
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -26,44 +25,40 @@ class LogFile:
     """The file that the server writes to, and its text after it is gone.
 
     Args:
-        path: Where to keep it; None keeps it in a temporary file until `close`.
+        path: Where to keep it; None keeps it in a temporary file without a name, of which
+            nothing is left when this process is gone, however it ended.
     """
 
     def __init__(self, path: Path | None):
-        self._keep = path
-        self._path: Path | None = None
+        self._path = path
+        self._file: IO[bytes] | None = None
         self._text = ""
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
-        """The new, empty file, to be given to the server.
+    def open(self) -> IO[bytes]:
+        """A new, empty file for the server's output; `close` closes it.
 
         Raises:
             RepositoryError: It cannot be written.
         """
-        if self._keep is None:
-            with tempfile.NamedTemporaryFile(
-                prefix="tritonserver-", suffix=".log", delete=False
-            ) as file:
-                self._path = Path(file.name)
-                yield file
-            return
+        self.close()
         try:
-            self._keep.parent.mkdir(parents=True, exist_ok=True)
-            output = self._keep.open("wb")
+            if self._path is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+            else:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("w+b")
         except OSError as error:
-            raise from_os_error(error, "writing the server's log", self._keep) from error
-        self._path = self._keep
-        with output:
-            yield output
+            where = self._path or tempfile.gettempdir()
+            raise from_os_error(error, "writing the server's log", where) from error
+        return self._file
 
     def text(self) -> str:
         """What was written so far; of a long log the last 4 MiB."""
-        if self._path is not None:
-            with contextlib.suppress(OSError), self._path.open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - _MAX_BYTES))
-                self._text = file.read().decode(errors="replace")
+        if self._file is not None:
+            # pread: the server writes at the position of this very file.
+            number = self._file.fileno()
+            start = max(0, os.fstat(number).st_size - _MAX_BYTES)
+            self._text = os.pread(number, _MAX_BYTES, start).decode(errors="replace")
         return self._text
 
     def tail(self, lines: int = 15) -> str:
@@ -72,11 +67,11 @@ class LogFile:
         return "\n".join(f"  {line}" for line in kept[-lines:]) or "  (it said nothing)"
 
     def close(self) -> None:
-        """Remember the text and remove the file if it was a temporary one."""
+        """Remember the text and close the file."""
         self.text()
-        if self._keep is None and self._path is not None:
-            self._path.unlink(missing_ok=True)
-        self._path = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def is_noise(line: str) -> bool:

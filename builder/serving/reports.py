@@ -41,6 +41,7 @@ class JsonReport:
             http=server.http_url,
             grpc=server.grpc_url,
             metrics=server.metrics_url,
+            log=None if server.log_file is None else str(server.log_file),
             pid=server.pid,
             curl=curl,
             models=[_as_json(state) for state in states if state.ready],
@@ -121,8 +122,10 @@ class TerminalReport:
         endpoints = {"HTTP": server.http_url, "gRPC": server.grpc_url}
         if server.metrics_url:
             endpoints["Metrics"] = server.metrics_url
+        if server.log_file:
+            endpoints["Log"] = str(server.log_file)
         for name, url in endpoints.items():
-            self._out.print(f"  {name:8} {url}", highlight=False)
+            self._out.print(f"  {name:8} {url}", highlight=False, soft_wrap=True)
         self._out.print("Try it:")
         # Unwrapped and without markup, so that it can be copied.
         click.echo(f"  {curl}")
@@ -154,7 +157,10 @@ def _table(states: Sequence[ModelState], where: dict[str, str]) -> Table:
     by_name: dict[str, list[ModelState]] = {}
     for state in states:
         by_name.setdefault(state.name, []).append(state)
-    for name, entries in by_name.items():
+    # Failures last: of a long table the end is what stays on the screen.
+    for name, entries in sorted(
+        by_name.items(), key=lambda item: not any(s.ready for s in item[1])
+    ):
         if ready := [state.version for state in entries if state.ready]:
             table.add_row(name, where.get(name, ""), ", ".join(ready), "[green]ready[/]")
         else:

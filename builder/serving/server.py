@@ -101,6 +101,7 @@ class TritonServer:
         self.exit_status: int | None = None
         self._wanted_ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         self._ports: dict[str, int] = {}
+        self.log_file = log_file
         self._log = log.LogFile(log_file)
         self._id = ""
         self._process: GuardedProcess | None = None
@@ -186,7 +187,7 @@ class TritonServer:
                 who = f"is in use by another tritonserver ({other})" if other else reason
                 raise ports.port_error(name, port, who)
         automatic = [name for name, port in wanted.items() if port == 0]
-        with ports.HeldPorts(self.host, len(automatic)) as held, self._log.opened() as output:
+        with ports.HeldPorts(self.host, len(automatic)) as held:
             self._ports = wanted | dict(zip(automatic, held.numbers, strict=True))
             in_container = self.installation.image is not None
             if in_container:
@@ -201,7 +202,7 @@ class TritonServer:
                     name=self._id,
                 ),
                 env=self.installation.environment(os.environ),
-                output=output,
+                output=self._log.open(),
                 grace=self.exit_timeout,
                 cleanup=self.installation.cleanup(self._id),
                 shm_prefix="" if in_container else f"{self._id}-",
