@@ -67,7 +67,7 @@ def detect_command(
     import numpy as np
 
     from builder.families.anomaly.remote import find_model
-    from builder.families.anomaly.segments import detections
+    from builder.families.anomaly.segments import bridge, detections
     from builder.families.anomaly.telemetry import load_samples
     from builder.serving.client import connect
 
@@ -86,12 +86,19 @@ def detect_command(
         scored = _score(client, model, telemetry, timeout)
     finally:
         client.close()
-    found = detections(scored.detected, scored.score)
+    flags = scored.detected if scored.valid is None else bridge(scored.detected, scored.valid)
+    found = detections(flags, scored.score)
 
     saved = None
     if not no_plot:
+        from builder.families.anomaly.evaluate import Scores
+        from builder.families.anomaly.plots import plot_channel
+
+        # A fused score is in units of the threshold; a detector keeps its threshold to itself.
+        threshold = 1.0 if model.fused else float("inf")
+        gaps = np.where(bad[:, None], np.nan, telemetry)
         saved = output or config.build_dir / "detect" / f"{file.stem}-{name}.png"
-        _plot(saved, f"{file.name}: {name}", telemetry, model, scored)
+        plot_channel(saved, f"{file.name}: {name}", gaps, Scores(scored.score, flags, threshold))
     if as_json:
         click.echo(json.dumps(_as_json(file, model, scored, found, saved), indent=2))
     else:
@@ -152,18 +159,6 @@ def _score(
             timeout=timeout,
             progress=lambda samples: bar.update(task, completed=samples),
         )
-
-
-def _plot(path: Path, title: str, telemetry: Any, model: "RemoteModel", scored: "Scored") -> None:
-    import numpy as np
-
-    from builder.families.anomaly.evaluate import Scores
-    from builder.families.anomaly.plots import plot_channel
-
-    # A fused score is in units of the threshold; a detector keeps its threshold to itself.
-    threshold = 1.0 if model.fused else float("inf")
-    gaps = np.where(np.isfinite(telemetry), telemetry, np.nan)
-    plot_channel(path, title, gaps, Scores(scored.score, scored.detected, threshold))
 
 
 def _invalid(scored: "Scored") -> int:

@@ -35,3 +35,22 @@ def detections(flags: NDArray[np.bool_], scores: NDArray[np.float32]) -> tuple[D
         peak_at = segment.first + int(np.argmax(scores[segment.first : segment.last + 1]))
         found.append(Detection(segment, float(scores[peak_at]), peak_at))
     return tuple(found)
+
+
+def bridge(flags: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Flag invalid samples between two flagged ones: a drop-out does not end an anomaly.
+
+    Args:
+        flags: BOOL [T], false for every invalid sample.
+        valid: BOOL [T].
+
+    Returns:
+        BOOL [T]; an invalid sample is flagged if the nearest valid samples on both sides are.
+    """
+    where = np.flatnonzero(valid)
+    sides = np.concatenate(([False], flags[where], [False]))
+    missing = np.flatnonzero(~valid)
+    after = np.searchsorted(where, missing)  # the next valid sample, counted among the valid
+    bridged = flags.copy()
+    bridged[missing] = sides[after] & sides[after + 1]
+    return bridged

@@ -15,7 +15,7 @@ from builder.config import Config
 from builder.errors import BuilderError, DataError, ServerError, UsageError
 from builder.families.anomaly import remote
 from builder.families.anomaly.detect import detect_command
-from builder.families.anomaly.segments import detections
+from builder.families.anomaly.segments import bridge, detections
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 100, width=32)), max_size=60))
@@ -32,6 +32,20 @@ def test_segments_are_the_maximal_runs(samples: list[tuple[bool, float]]) -> Non
                 expected[-1][2:] = [scores[t], t]
     found = detections(flags, scores)
     assert [[d.segment.first, d.segment.last, d.peak, d.peak_at] for d in found] == expected
+
+
+@given(st.lists(st.sampled_from("-x?"), max_size=40))
+def test_a_drop_out_does_not_end_an_anomaly(samples: list[str]) -> None:
+    """`-` is normal, `x` flagged, `?` invalid."""
+    expected = list(samples)
+    for t, sample in enumerate(samples):
+        before = [s for s in samples[:t] if s != "?"]
+        after = [s for s in samples[t:] if s != "?"]
+        if sample == "?" and before and after and before[-1] == after[0] == "x":
+            expected[t] = "x"
+    text = np.array(samples, "U1")
+    bridged = bridge(text == "x", text != "?")
+    assert bridged.tolist() == [s == "x" for s in expected]
 
 
 @pytest.mark.parametrize("samples", [1, 99_999, 100_000, 100_001, 350_000])
