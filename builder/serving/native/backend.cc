@@ -1,14 +1,14 @@
 // The `onnxruntime` backend of Triton, for servers that come without the official one.
 //
 // It serves the same model repositories: same backend name, same config.pbtxt options, same
-// behaviour towards clients. ONNX Runtime itself is not linked but opened at run time (ort_runtime),
-// so one build works with every onnxruntime wheel from 1.15 on, and the server's own symbols are
-// resolved from the server process (triton_api.h).
+// behaviour towards clients. ONNX Runtime is not linked but opened at run time (ort_runtime), so
+// one build works with every onnxruntime wheel from 1.15 on; the server's own symbols are resolved
+// from the server process (triton_api.h).
 //
 // Loading. The server calls ModelInitialize per model version: ModelState reads the configuration
 // (model_config, settings), opens the ONNX file (session), completes what the configuration leaves
-// out (auto_complete), and joins both into a Signature (signature), where every disagreement between
-// file and configuration is found. ModelInstanceInitialize then gives each instance a session.
+// out (auto_complete), and joins both into a Signature (signature), which finds every disagreement
+// between file and configuration. ModelInstanceInitialize then gives each instance a session.
 //
 // Serving. ModelInstanceExecute hands an instance some requests (instance_state). Each is read and
 // checked (request); those of equal dims run together (batch_run): inputs are used in place or

@@ -13,7 +13,7 @@ namespace ort_backend {
 
 class ModelState {
  public:
-  // Reads, completes and checks the configuration against the ONNX file. Throws a Failure otherwise.
+  // Reads and completes the configuration and checks it against the ONNX file, or throws a Failure.
   explicit ModelState(TRITONBACKEND_Model* model);
 
   const ModelConfig& config() const { return config_; }

@@ -1,6 +1,6 @@
 // The part of ONNX Runtime's C API that this backend calls, declared by hand. OrtApi is an
-// append-only table of function pointers, so a function is its slot number; the numbers are those of
-// API version 15 (onnxruntime 1.15) and hold for every later release.
+// append-only table of function pointers, so a function is its slot number. The numbers are those
+// of API version 15 (onnxruntime 1.15) and hold for every later release.
 #pragma once
 
 #include <cstddef>

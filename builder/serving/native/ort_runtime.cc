@@ -56,7 +56,8 @@ void Bind(State* state) {
   const auto base_function =
       reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
   if (base_function == nullptr) {
-    throw Failure(TRITONSERVER_ERROR_UNSUPPORTED, "'" + path + "' is not ONNX Runtime: " + DlError());
+    throw Failure(TRITONSERVER_ERROR_UNSUPPORTED,
+                  "'" + path + "' is not ONNX Runtime: " + DlError());
   }
   const OrtApiBase* base = base_function();
   const void* api = base->GetApi(kOrtApiVersion);

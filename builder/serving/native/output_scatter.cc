@@ -55,14 +55,16 @@ void OutputScatter::Load(const Signature& signature, const OutputSlot& slot, Ort
   Check(Ort().GetDimensions(raw, shape_.data(), rank), "reading an output's dims");
   if (signature.batched && (rank == 0 || shape_[0] != total)) {
     throw Failure(TRITONSERVER_ERROR_INTERNAL,
-                  who() + " has shape " + ShapeText(shape_) + ", expected " + std::to_string(total) +
-                      " rows: the model does not keep the batch dim");
+                  who() + " has shape " + ShapeText(shape_) + ", expected " +
+                      std::to_string(total) + " rows: the model does not keep the batch dim");
   }
   if (rank == 0) shape_.assign(1, 1);  // a scalar
   slot_ = &slot;
   batched_ = signature.batched;
   row_elements_ = 1;
-  for (size_t i = batched_ ? 1 : 0; i < shape_.size(); ++i) row_elements_ *= static_cast<size_t>(shape_[i]);
+  for (size_t i = batched_ ? 1 : 0; i < shape_.size(); ++i) {
+    row_elements_ *= static_cast<size_t>(shape_[i]);
+  }
   strings_loaded_ = false;
   if (!slot.type->IsBytes()) {
     void* data = nullptr;

@@ -15,8 +15,8 @@ void* OutputBuffer(RequestWork* work, const OutputSlot& slot, const int64_t* sha
 // One output of a run, split along the batch dim.
 class OutputScatter {
  public:
-  // Reads the shape of `value`, unless it is the one that was loaded last. Throws a Failure when its
-  // batch dim is not `total` rows.
+  // Reads the shape of `value`, unless it is the one that was loaded last. Throws a Failure when
+  // its batch dim is not `total` rows.
   void Load(const Signature& signature, const OutputSlot& slot, OrtValue* value, int64_t total);
 
   // To be called before the loaded value is released.

@@ -146,7 +146,8 @@ bool RequestWork::FitsWith(const RequestWork& other, const Signature& signature)
 }
 
 void RequestWork::OpenResponse() {
-  if (response == nullptr) Check(TRITONBACKEND_ResponseNew(&response, request), "opening a response");
+  if (response != nullptr) return;
+  Check(TRITONBACKEND_ResponseNew(&response, request), "opening a response");
 }
 
 void RequestWork::Finish(TRITONBACKEND_ModelInstance* instance) {

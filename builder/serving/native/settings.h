@@ -1,7 +1,7 @@
-// What users may set: the `--backend-config=onnxruntime,<name>=<value>` flags of the server, and the
-// `parameters` and `optimization` of a model's config.pbtxt. Names and meanings are those of the
-// official onnxruntime backend; `library` and `python-library` are additions of this one, and any
-// parameter starting with `session.` is passed to ONNX Runtime as a session config entry.
+// What users may set: the `--backend-config=onnxruntime,<name>=<value>` flags of the server, and
+// the `parameters` and `optimization` of a model's config.pbtxt. Names and meanings are those of
+// the official onnxruntime backend; `library` and `python-library` are additions of this one, and
+// any parameter starting with `session.` is passed to ONNX Runtime as a session config entry.
 #pragma once
 
 #include <string>

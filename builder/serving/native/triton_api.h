@@ -153,7 +153,7 @@ TRITONSERVER_Error* TRITONBACKEND_InputProperties(TRITONBACKEND_Input* input, co
                                                   TRITONSERVER_DataType* dtype,
                                                   const int64_t** shape, uint32_t* dims_count,
                                                   uint64_t* byte_size, uint32_t* buffer_count);
-// memory_type and memory_type_id: what the caller prefers on the way in, what it gets on the way out.
+// memory_type and memory_type_id: in, what the caller prefers; out, what it gets.
 TRITONSERVER_Error* TRITONBACKEND_InputBuffer(TRITONBACKEND_Input* input, uint32_t index,
                                               const void** buffer, uint64_t* byte_size,
                                               TRITONSERVER_MemoryType* memory_type,

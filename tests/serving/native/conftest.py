@@ -41,6 +41,7 @@ def native(native_backends: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         backend_directory=native_backends,
         log_level="verbose",
         strict=False,
+        response_cache_mib=4,
         extra_args=native_build.server_args(),
     ) as server:
         host = server.http_url.removeprefix("http://")

@@ -176,6 +176,17 @@ def positives() -> onnx.ModelProto:
     )
 
 
+def slow() -> onnx.ModelProto:
+    """y = x @ w @ w @ ...: the better part of a second."""
+    nodes = [
+        helper.make_node("MatMul", [f"p{i}" if i else "x", "w"], ["y" if i == 19 else f"p{i + 1}"])
+        for i in range(20)
+    ]
+    weights = {"w": np.eye(1200, dtype=np.float32)}
+    shape = [1200, 1200]
+    return make_model(nodes, [("x", FLOAT, shape)], [("y", FLOAT, shape)], weights)
+
+
 def mixed() -> onnx.ModelProto:
     """y = value where flag, else -value; the flags take an odd number of bytes."""
     nodes = [
@@ -235,6 +246,7 @@ def good_models(zoo: Zoo) -> None:
     )
     for name, extra in {
         "affine": "",
+        "cached": "response_cache { enable: true }",
         "counted": "",
         "instances": "instance_group { kind: KIND_CPU count: 3 }",
         "shared": 'parameters { key: "share_session_between_instances" '
@@ -251,7 +263,7 @@ def good_models(zoo: Zoo) -> None:
     zoo.add(
         "running_sum",
         running_sum(),
-        f"{batched} {sum_io} instance_group {{ kind: KIND_CPU count: 2 }}",
+        f"{batched} {sum_io} {_WARMUP} instance_group {{ kind: KIND_CPU count: 2 }}",
     )
     ragged_io = sum_io.replace("dims: [-1, 3] ", "dims: [-1, 3] allow_ragged_batch: true", 1)
     zoo.add("ragged", running_sum(), f"max_batch_size: 8 {EIGHT} {ragged_io}")
@@ -270,6 +282,15 @@ def good_models(zoo: Zoo) -> None:
     line_io = tensor_config("input", "x", "FP32", [-1]) + tensor_config("output", "y", "FP32", [-1])
     zoo.add("doubled", doubled(), line_io)
     zoo.add("positives", positives(), line_io)
+    shape = [1200, 1200]
+    zoo.add(
+        "slow",
+        slow(),
+        tensor_config("input", "x", "FP32", shape)
+        + tensor_config("output", "y", "FP32", shape)
+        + "instance_group { kind: KIND_CPU count: 1 } "
+        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }',
+    )
     zoo.add(
         "scaled", scaled(), line_io + tensor_config("input", "scale", "FP32", [1], "optional: true")
     )
@@ -298,7 +319,9 @@ def good_models(zoo: Zoo) -> None:
     zoo.add("auto_series", running_sum_over_rows())
     zoo.add("auto_scalar", scalar())
     zoo.add("auto_by_rank", affine(("rows", 25)), affine_io)
-    zoo.add("auto_types", affine(), 'input { name: "x" } output { name: "y" }')
+    # What auto-complete does not touch has to survive it.
+    odd = r'parameters { key: "k\"e\\y \n" value { string_value: "ü\t\001/\360\237\233\260" } }'
+    zoo.add("auto_types", affine(), f'input {{ name: "x" }} output {{ name: "y" }} {odd}')
 
 
 def running_sum_over_rows() -> onnx.ModelProto:
@@ -309,6 +332,11 @@ def running_sum_over_rows() -> onnx.ModelProto:
         [("y", FLOAT, ["U", 2])],
     )
 
+
+_WARMUP = (
+    'model_warmup { name: "w" batch_size: 3 inputs { key: "x" '
+    "value { data_type: TYPE_FP32 dims: [5, 3] random_data: true } } }"
+)
 
 _TUNED = "optimization { graph { level: 1 } }\n" + "\n".join(
     f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'

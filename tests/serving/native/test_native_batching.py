@@ -1,6 +1,7 @@
 """Requests that share a run, and what becomes of a bad one among them."""
 
 import queue
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -140,6 +141,39 @@ def test_statistics_count_requests_rows_and_time(native: Native) -> None:
     assert 0 < parts.compute_infer.ns <= parts.success.ns
     total = parts.queue.ns + parts.compute_input.ns + parts.compute_infer.ns
     assert total + parts.compute_output.ns <= parts.success.ns
+
+
+def test_the_response_cache_answers_in_place_of_the_model(native: Native) -> None:
+    x = np.random.default_rng(9).normal(size=(3, 25)).astype("f4")
+    for _ in range(3):
+        np.testing.assert_array_equal(native.infer("cached", {"x": x}).as_numpy("y"), 2 * x + 1)
+    stats = native.grpc.get_inference_statistics("cached").model_stats[0]
+    assert stats.execution_count == 1
+    assert stats.inference_stats.cache_hit.count == 2
+
+
+def test_a_request_cancelled_in_the_queue_does_not_run(native: Native) -> None:
+    data = grpc_inputs({"x": np.ones((1200, 1200), np.float32)})
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def arrived(result: Any, error: Any) -> None:
+        answers.put(error or result)
+
+    native.grpc.async_infer("slow", data, arrived)
+    time.sleep(0.1)
+    second = native.grpc.async_infer("slow", data, arrived)
+    time.sleep(0.25)  # it has to be in the server's queue by now
+    second.cancel()
+    got = [answers.get(timeout=60) for _ in range(2)]
+    assert sum(isinstance(answer, InferenceServerException) for answer in got) == 1
+    deadline = time.monotonic() + 10
+    while True:
+        stats = native.grpc.get_inference_statistics("slow").model_stats[0]
+        if stats.inference_stats.fail.count or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    assert stats.inference_stats.fail.count == 1
+    assert stats.execution_count == 1
 
 
 def test_statistics_count_failures(native: Native) -> None:

@@ -82,6 +82,8 @@ def test_missing_types_and_dims_are_filled_in(native: Native) -> None:
     assert completed.input[0].data_type == 11  # TYPE_FP32
     assert list(completed.input[0].dims) == [-1, 25]
     assert [output.name for output in completed.output] == ["y"]
+    odd = {key: value.string_value for key, value in completed.parameters.items()}
+    assert odd == {'k"e\\y \n': "ü\t\x01/\U0001f6f0"}
 
 
 def test_an_unknown_parameter_is_mentioned(native: Native) -> None:
