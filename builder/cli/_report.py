@@ -1,14 +1,17 @@
 """The tables that `builder build` and `builder status` print."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 from builder.build.action import Action
 from builder.build.execute import Outcome
 from builder.build.verify import Verification
+from builder.export.exporter import MODEL
 from builder.record import Record
 
 
@@ -93,3 +96,33 @@ def parity_text(action: Action, outcomes: Mapping[Action, Outcome]) -> str:
         return ""
     worst = sum(record.measured["parity"]["worst"] for record in records if record is not None)
     return "exact" if worst == 0 else f"{worst:.1e}"
+
+
+def print_exports(outcomes: Mapping[Action, Outcome], *, as_json: bool) -> None:
+    """Print what was exported and how far it is from its source."""
+    rows = [
+        {
+            "model": action.model,
+            "status": outcome.status,
+            "file": str(action.folder / MODEL),
+            "parity": outcome.record.measured["parity"]["worst"] if outcome.record else None,
+            "seconds": outcome.record.measured["seconds"] if outcome.record else None,
+            "error": str(outcome.error) if outcome.error else None,
+        }
+        for action, outcome in outcomes.items()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "status", "parity", "seconds"):
+        table.add_column(column, no_wrap=True, justify="left" if column[0] in "m" else "right")
+    for row in rows:
+        parity = "" if row["parity"] is None else f"{row['parity']:.1e}"
+        table.add_row(str(row["model"]), str(row["status"]), parity, str(row["seconds"]))
+    console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"\n[red]failed[/red] {row['model']}", highlight=False)
+            console.print(str(row["error"]), markup=False, highlight=False)

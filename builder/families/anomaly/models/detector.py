@@ -15,8 +15,8 @@ OUTPUTS = (
     Tensor("anomaly_detected", "BOOL", ("T",)),
 )
 PROFILE = {"T": Range(1, 100, 4096)}
-SHAPES: tuple[Shape, ...] = ({"T": 100}, {"T": 1}, {"T": 257})
-"""The usual window, the shortest, and one that no exporter could have guessed."""
+SHAPES: tuple[Shape, ...] = ({"T": 100}, {"T": 1}, {"T": 257}, {"T": 0})
+"""The usual window, the shortest, one that no exporter could have guessed, and an empty one."""
 
 
 def telemetry_example(shape: Shape, rng: "np.random.Generator") -> Arrays:
