@@ -14,8 +14,8 @@ from builder.serving.client import infer
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
-MAX_SAMPLES = 100_000
-"""Samples per request. 10 MB on the wire; TranAD needs about 2 GB for as many windows."""
+MAX_SAMPLES = 20_000
+"""Samples per request: two weeks of SMAP. TranAD needs about 20 kB of the server's memory for each."""
 
 CONTEXT = 1_000
 """Samples before a chunk that are sent along and whose answers are dropped. TranAD and the

@@ -48,7 +48,7 @@ def test_a_drop_out_does_not_end_an_anomaly(samples: list[str]) -> None:
     assert bridged.tolist() == [s == "x" for s in expected]
 
 
-@pytest.mark.parametrize("samples", [1, 99_999, 100_000, 100_001, 350_000])
+@pytest.mark.parametrize("samples", [1, 19_999, 20_000, 20_001, 70_000])
 def test_chunks_cover_every_sample_once(samples: int) -> None:
     parts = list(remote.chunks(samples))
     assert [first for _, first, _ in parts] == [0, *(end for _, _, end in parts[:-1])]
