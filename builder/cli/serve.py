@@ -58,17 +58,18 @@ def command(
     """Serve the model repository until Ctrl-C."""
     config = (context.find_object(Config) or load_config()).replace("server", **settings)
     http_port = config.server.http_port
-    server, selection = make_server(
-        config,
-        python=with_python,
-        family=family,
-        models=[name for item in models for name in item.split(",") if name],
-        model_config_name=model_config_name,
-        poll=poll,
-        strict=strict,
-        log_file=config.build_dir / "logs" / f"tritonserver-{http_port or 'any'}.log",
-    )
     report = JsonReport() if as_json else TerminalReport(config.server.host)
+    with report.preparing():
+        server, selection = make_server(
+            config,
+            python=with_python,
+            family=family,
+            models=[name for item in models for name in item.split(",") if name],
+            model_config_name=model_config_name,
+            poll=poll,
+            strict=strict,
+            log_file=config.build_dir / "logs" / f"tritonserver-{http_port or 'any'}.log",
+        )
     report.starting(server, selection)
     with _signals_interrupt(), contextlib.suppress(KeyboardInterrupt):
         try:

@@ -23,6 +23,7 @@ Kind = Literal["native", "container", "embedded"]
 
 CONTAINER_IMAGE = "nvcr.io/nvidia/tritonserver"
 OFFICIAL_ROOT = Path("/opt/tritonserver")
+PYTHON_STUB = "triton_python_backend_stub"
 # The python backend keeps its tensors in /dev/shm, of which Docker grants 64 MiB by default.
 CONTAINER_SHM = "1g"
 
@@ -40,7 +41,7 @@ class Installation:
         program: The tritonserver executable, or docker.
         version: Server version, for a container the release; None where it is not known.
         backends: Folder of its own backends, on this machine; None for a container.
-        caches: Folder of its response caches, where it is not the server's default.
+        caches: Folder of its response caches, on this machine; None for a container.
         image: Image to run, for a container.
         libraries: Folders for LD_LIBRARY_PATH.
     """
@@ -57,9 +58,13 @@ class Installation:
         """Whether it carries a backend of that name itself; a container carries them all."""
         if self.image is not None:
             return True
-        folder = None if self.backends is None else self.backends / name
-        return folder is not None and (
-            (folder / f"libtriton_{name}.so").is_file() or (folder / "model.py").is_file()
+        return self.backends is not None and is_backend(self.backends / name)
+
+    @property
+    def has_local_cache(self) -> bool:
+        """Whether it has the local response cache."""
+        return self.image is not None or (
+            self.caches is not None and (self.caches / "local").is_dir()
         )
 
     def command(
@@ -116,6 +121,14 @@ class Installation:
 def _unique(*items: str | None) -> list[str]:
     parts = [part for item in items if item for part in item.split(os.pathsep)]
     return list(dict.fromkeys(parts))
+
+
+def is_backend(folder: Path) -> bool:
+    """Whether the folder holds a backend that the server can load."""
+    if (folder / "model.py").is_file():
+        return True
+    complete = folder.name != "python" or (folder / PYTHON_STUB).is_file()
+    return complete and (folder / f"libtriton_{folder.name}.so").is_file()
 
 
 def find_installation(
@@ -176,12 +189,19 @@ def find_native(path: str) -> Installation | None:
         return None
     program = Path(found).resolve()
     root = program.parent.parent if program.parent.name == "bin" else OFFICIAL_ROOT
-    backends = next(
-        (r / "backends" for r in (root, OFFICIAL_ROOT) if (r / "backends").is_dir()), None
-    )
+
+    def folder(name: str) -> Path | None:
+        return next((r / name for r in (root, OFFICIAL_ROOT) if (r / name).is_dir()), None)
+
     version_file = root / "TRITON_VERSION"
     version = version_file.read_text().strip() if version_file.is_file() else None
-    return Installation(kind="native", program=program, version=version, backends=backends)
+    return Installation(
+        kind="native",
+        program=program,
+        version=version,
+        backends=folder("backends"),
+        caches=folder("caches"),
+    )
 
 
 def container(release: str, path: str) -> Installation:

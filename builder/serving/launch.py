@@ -224,7 +224,7 @@ def make_server(
         model_config_name=model_config_name,
         model_control="poll" if poll else "none",
         log_level=options.log_level,
-        response_cache_mib=options.response_cache_mib,
+        response_cache_mib=options.response_cache_mib if installation.has_local_cache else 0,
         extra_args=extra,
         timeout=options.timeout,
         exit_timeout=options.exit_timeout,

@@ -20,6 +20,9 @@ _NOISE = re.compile(
 _MANUAL = re.compile(r"\t|  --|Usage: tritonserver|[A-Z][A-Za-z/ ]+:$")
 _IN_USE = re.compile(r"Socket '\S*?:(\d+)' already in use")
 
+_CREATING = re.compile(r'^E.*tritonserver\.cc:\d+\] "(?P<reason>.*)"$', re.MULTILINE)
+_ABOUT_MODELS = re.compile(r"failed to load all models|load failed for model|failed to load")
+
 
 class LogFile:
     """The file that the server writes to, and its text after it is gone.
@@ -83,3 +86,12 @@ def port_in_use(text: str) -> int | None:
     """The port that the server could not listen on, according to its log."""
     found = _IN_USE.search(text)
     return int(found[1]) if found else None
+
+
+def failed_creation(text: str) -> str | None:
+    """Why the server could not be created, according to its log; models aside.
+
+    With `--exit-on-error=false` it then neither ends nor listens.
+    """
+    reasons = [found["reason"] for found in _CREATING.finditer(text)]
+    return next((reason for reason in reasons if not _ABOUT_MODELS.search(reason)), None)

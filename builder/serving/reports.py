@@ -20,6 +20,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class JsonReport:
     """One JSON object per line and event, for machines."""
 
+    def preparing(self) -> contextlib.AbstractContextManager[Any]:
+        """Entered while the server is found and its backends are brought up to date."""
+        return contextlib.nullcontext()
+
     def _print(self, event: str, **values: Any) -> None:
         click.echo(json.dumps({"event": event, **values}))
 
@@ -83,6 +87,10 @@ class TerminalReport:
         self._out = Console()
         self._host = host
         self._where: dict[str, str] = {}
+
+    def preparing(self) -> contextlib.AbstractContextManager[Any]:
+        """Entered while the server is found and its backends are brought up to date."""
+        return self._out.status("Preparing the backends (half a minute if they are compiled)")
 
     def starting(self, server: TritonServer, selection: Selection) -> None:
         """What is about to be started."""

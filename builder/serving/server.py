@@ -243,6 +243,10 @@ class TritonServer:
         while not self._answers():
             if not self.running:
                 raise self._died()
+            if reason := log.failed_creation(self._log.text()):
+                raise ServerError(
+                    f"did not start: {reason}", where="tritonserver", hint="see builder doctor"
+                )
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"not ready after {limit:g} s; its last words:\n{self._log.tail()}",

@@ -6,7 +6,7 @@ import pytest
 
 from builder.errors import MissingDependencyError, RepositoryError
 from builder.serving import backends
-from builder.serving.installations import find_embedded
+from builder.serving.installations import PYTHON_STUB, find_embedded
 
 
 def test_the_stub_of_this_python_lies_beside_the_backend(tmp_path: Path) -> None:
@@ -16,12 +16,12 @@ def test_the_stub_of_this_python_lies_beside_the_backend(tmp_path: Path) -> None
     assert embedded.backends is not None
     stubs = embedded.backends.parent / "python_backend_stubs"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = out / "python" / backends.STUB
-    assert stub.read_bytes() == (stubs / version / backends.STUB).read_bytes()
+    stub = out / "python" / PYTHON_STUB
+    assert stub.read_bytes() == (stubs / version / PYTHON_STUB).read_bytes()
     assert os.access(stub, os.X_OK)
     assert (out / "python" / "triton_python_backend_utils.py").is_file()
     # The wheel itself is left as it is.
-    assert not (embedded.backends / "python" / backends.STUB).exists()
+    assert not (embedded.backends / "python" / PYTHON_STUB).exists()
     assert backends.built(tmp_path) == {"onnxruntime": False, "python": True, "pytorch": True}
 
 

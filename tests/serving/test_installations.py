@@ -108,3 +108,17 @@ def test_the_container_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     port = published[0].split(":")[2]
     assert f"--http-port={port}" in command
     assert not any(w.startswith("--backend-directory") for w in command)
+
+
+@pytest.mark.e2e
+def test_a_tritonserver_on_path_runs_with_its_own_cache(tmp_path: Path) -> None:
+    embedded = find_embedded()
+    assert embedded is not None
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tritonserver").symlink_to(embedded.program)
+    (tmp_path / "empty").mkdir()
+    native = find_installation("auto", environ={"PATH": str(tmp_path / "bin")})
+    assert native.kind == "native"
+    assert native.has_local_cache
+    with TritonServer([tmp_path / "empty"], installation=native, response_cache_mib=1) as server:
+        assert server.model_states() == []

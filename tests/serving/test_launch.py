@@ -8,7 +8,7 @@ from torchscript_models import LINEAR, NAMED, write_model
 from builder.config import Config, load_config
 from builder.errors import ConfigError, UsageError
 from builder.family import Registry
-from builder.serving.installations import Installation, find_embedded
+from builder.serving.installations import PYTHON_STUB, Installation, find_embedded
 from builder.serving.launch import backend_directory, make_server, select
 
 
@@ -91,6 +91,8 @@ def test_a_native_server_keeps_its_backends_and_gets_what_it_lacks(
     for name in ("onnxruntime", "python", "tensorrt"):
         (own / name).mkdir(parents=True)
         (own / name / f"libtriton_{name}.so").touch()
+    stub = own / "python" / PYTHON_STUB
+    stub.touch()
     native = Installation(kind="native", program=own / "tritonserver", backends=own)
     assert backend_directory(config, native, ["onnx", "python"]) == own
     made = backend_directory(config, native, ["onnx", "pytorch"])
@@ -98,6 +100,13 @@ def test_a_native_server_keeps_its_backends_and_gets_what_it_lacks(
     assert (made / "onnxruntime").resolve() == own / "onnxruntime"
     assert (made / "tensorrt").is_symlink()
     assert (made / "pytorch" / "model.py").is_file()
+    assert (made / "python").is_symlink()
+    # A python backend without its stub is none.
+    stub.unlink()
+    made = backend_directory(config, native, ["onnx", "python"])
+    assert made is not None
+    assert not (made / "python").is_symlink()
+    assert (made / "python" / PYTHON_STUB).is_file()
     # Back with the embedded server, nothing of the other one is left.
     made = backend_directory(config, embedded, ["pytorch"])
     assert made is not None

@@ -196,6 +196,13 @@ def test_a_dead_server_shows_its_last_words(tmp_path: Path) -> None:
     assert message.count("\n") < 6
 
 
+def test_a_server_that_hangs_because_it_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(ServerError, match=r"did not start: .*libtritoncache_none\.so"):
+        TritonServer([tmp_path], extra_args=["--cache-config=none,size=1000"]).start()
+    assert time.monotonic() - began < 20
+
+
 def test_repositories_and_settings_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no such model repository"):
         TritonServer([tmp_path / "none"]).start()

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from builder.errors import MissingDependencyError, from_os_error
-from builder.serving.installations import find_embedded
+from builder.serving.installations import PYTHON_STUB, find_embedded, is_backend
 
-STUB = "triton_python_backend_stub"
 _PYTORCH_MODEL = Path(__file__).with_name("pytorch") / "model.py"
 
 
@@ -67,7 +66,7 @@ def built(build_dir: Path) -> dict[str, bool]:
     out = Path(build_dir) / "backends"
     files = {
         "onnxruntime": ("libtriton_onnxruntime.so",),
-        "python": ("libtriton_python.so", STUB),
+        "python": ("libtriton_python.so", PYTHON_STUB),
         "pytorch": ("model.py",),
     }
     return {name: all((out / name / f).exists() for f in needed) for name, needed in files.items()}
@@ -83,7 +82,7 @@ def _python_files() -> dict[str, Path]:
         )
     stubs = embedded.backends.parent / "python_backend_stubs"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = stubs / version / STUB
+    stub = stubs / version / PYTHON_STUB
     if not stub.is_file():
         have = ", ".join(sorted(p.name for p in stubs.glob("*") if p.is_dir())) or "none"
         raise MissingDependencyError(
@@ -92,7 +91,7 @@ def _python_files() -> dict[str, Path]:
             hint="make the environment with one of these versions",
         )
     source = embedded.backends / "python"
-    return {STUB: stub} | {p.name: p for p in sorted(source.iterdir()) if p.is_file()}
+    return {PYTHON_STUB: stub} | {p.name: p for p in sorted(source.iterdir()) if p.is_file()}
 
 
 def _update(folder: Path, files: Mapping[str, Path]) -> None:
@@ -105,7 +104,7 @@ def _update(folder: Path, files: Mapping[str, Path]) -> None:
         staged = folder / f".{name}.{os.getpid()}"
         try:
             shutil.copy2(source, staged)
-            staged.chmod(0o755 if name == STUB or target.suffix == ".so" else 0o644)
+            staged.chmod(0o755 if name == PYTHON_STUB or target.suffix == ".so" else 0o644)
             staged.replace(target)
         finally:
             staged.unlink(missing_ok=True)
@@ -120,7 +119,7 @@ def _remove_others(folder: Path, keep: Iterable[str]) -> None:
 
 def _link(base: Path, out: Path) -> set[str]:
     """Link every backend of `base` into `out`; the names."""
-    names = {p.name for p in base.iterdir() if p.is_dir()}
+    names = {p.name for p in base.iterdir() if is_backend(p)}
     for name in names:
         link = out / name
         if link.is_symlink() and link.readlink() == base / name:
