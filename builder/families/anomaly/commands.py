@@ -58,7 +58,7 @@ _EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     show_default=True,
     help="Column that is scored; repeatable. 0 is the telemetry value.",
 )
-@click.option("--risk", type=float, default=1e-4, show_default=True, help="POT risk q.")
+@click.option("--risk", type=float, default=1e-2, show_default=True, help="POT risk q.")
 @click.option("--level", type=float, default=0.98, show_default=True, help="POT quantile.")
 @click.option(
     "--upstream",
@@ -153,7 +153,7 @@ def evaluate_command(
         return
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(_channel_table(report))
     console.print(_pooled_table(report))
 

@@ -35,7 +35,7 @@ class PotSettings:
         level: Quantile of the scores at which the tail begins.
     """
 
-    risk: float = 1e-4
+    risk: float = 1e-2
     level: float = 0.98
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ from builder.files import write_atomic
 NETWORK_RECIPE = 1
 """Counts changes of what training does: networks of another recipe are trained again."""
 
-SCORE_RECIPE = 1
+SCORE_RECIPE = 3
 """Counts changes of how scorers are fitted: older ones are fitted again."""
 
 OMNI_WINDOW = 100

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.families.anomaly.channels import FEATURES, TELEMETRY_COLUMN
-from builder.families.anomaly.networks.scoring import Normaliser, Scorer
+from builder.families.anomaly.networks.scoring import Normaliser, Scorer, add_spare_row
 
 HIDDEN = 32
 LATENT = 8
@@ -63,20 +63,20 @@ class OmniAnomaly(nn.Module):
         """Score one window.
 
         Args:
-            input_data: FP32 [T,25], T >= 1, raw units.
+            input_data: FP32 [T,25], raw units; an empty window gets an empty answer.
 
         Returns:
             reconstruction: FP32 [T,25], raw units.
             anomaly_score: FP32 [T].
             anomaly_detected: BOOL [T].
         """
-        normal, finite = self.normaliser(input_data)
-        reconstruction = self.reconstruct(normal)
+        normal, finite = self.normaliser(add_spare_row(input_data))
+        reconstruction = self.reconstruct(self.normaliser.for_network(normal))
         score = self.scorer(normal, reconstruction, finite)
         return (
-            self.normaliser.inverse(reconstruction),
-            score,
-            self.scorer.detect(score, finite),
+            self.normaliser.inverse(reconstruction)[:-1],
+            score[:-1],
+            self.scorer.detect(score, finite)[:-1],
         )
 
     def training_loss(self, normal: Tensor) -> Tensor:

@@ -4,14 +4,14 @@ All of it is plain tensor arithmetic on buffers, so it is exported with the netw
 served model takes raw telemetry and answers with a decision.
 
 The score. A reconstruction error alone misses telemetry that stays in its range but behaves
-unlike itself: stuck, noisier, at another level. So ten statistics are taken of each column, the
+unlike itself: stuck, noisier, at another level. So nine statistics are taken of each column, the
 signal v being the normalised value, over short and longer windows that end at the sample:
 
     value       v
     mean        of v over 16 and over 64 samples
     range       largest minus smallest v over 16 and over 64 samples
     activity    mean of |v - previous v| over 16 and over 64 samples
-    residual    |v - reconstruction|, and its mean over 16 and over 64 samples
+    residual    mean of |v - reconstruction| over 16 and over 64 samples
 
 The score of a sample is the largest distance of a statistic from the middle of what it was in
 normal operation, in units of half its width then: up to 1 is what training saw, beyond is not.
@@ -38,12 +38,20 @@ WINDOWS = (16, 64)
 
 STATISTICS: tuple[tuple[str, int], ...] = (
     ("value", 1),
-    ("residual", 1),
     *((name, window) for window in WINDOWS for name in ("mean", "range", "activity", "residual")),
 )
 """Name and window of each statistic, in the order of the rows of `Scorer.centre`."""
 
 _FLOAT_MAX = 3.4028234663852886e38
+
+
+def add_spare_row(x: Tensor) -> Tensor:
+    """FP32 [T,25] with a row of zeros at the end, to be cut off again after a causal network.
+
+    ONNX Runtime's GRU ends the whole process when T is 0; with this row it never sees an empty
+    sequence, and an empty request gets an empty answer.
+    """
+    return torch.cat((x, x.new_zeros(1, x.shape[1])))
 
 
 class Normaliser(nn.Module):
@@ -52,17 +60,22 @@ class Normaliser(nn.Module):
     Buffers:
         low, span: FP32 [25]; `(x - low) / span` is 0..1 on the train data.
         fill: FP32 [25], the train median, which stands in for NaN and Inf.
+        known: FP32 [25], 1 for columns that varied while training, else 0. The network sees the
+            others as they were then: it learnt nothing about them, and a command that it has
+            never seen would only confuse it.
     """
 
     low: Tensor
     span: Tensor
     fill: Tensor
+    known: Tensor
 
     def __init__(self, features: int = FEATURES) -> None:
         super().__init__()
         self.register_buffer("low", torch.zeros(features))
         self.register_buffer("span", torch.ones(features))
         self.register_buffer("fill", torch.zeros(features))
+        self.register_buffer("known", torch.ones(features))
 
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise FP32 [T,25]; also returns BOOL [T], true where a row is all finite."""
@@ -70,6 +83,10 @@ class Normaliser(nn.Module):
         clean = torch.where(finite, raw, self.fill)
         normal = ((clean - self.low) / self.span).clamp(CLIP_LOW, CLIP_HIGH)
         return normal, finite.all(dim=-1)
+
+    def for_network(self, normal: Tensor) -> Tensor:
+        """Normalised FP32 [T,25] without what the network knows nothing about."""
+        return normal * self.known
 
     def inverse(self, normal: Tensor) -> Tensor:
         """From normalised to raw units."""
@@ -80,7 +97,7 @@ class Scorer(nn.Module):
     """Turns values and reconstructions into one score per sample, and that into a decision.
 
     Buffers:
-        centre, half_width: FP32 [10,25], of each statistic in normal operation.
+        centre, half_width: FP32 [9,25], of each statistic in normal operation.
         weights: FP32 [25], factor of each column's score; by default 1 for column 0, else 0.
         threshold: FP32 scalar; a score above it is an anomaly.
     """
@@ -100,7 +117,7 @@ class Scorer(nn.Module):
         self.register_buffer("threshold", torch.tensor(float("inf")))
 
     def statistics(self, normal: Tensor, reconstruction: Tensor) -> Tensor:
-        """Each of `STATISTICS`, FP32 [10,T,25], from normalised values and reconstruction [T,25].
+        """Each of `STATISTICS`, FP32 [9,T,25], from normalised values and reconstruction [T,25].
 
         Before the first sample, the window is filled with copies of it.
         """
@@ -113,7 +130,6 @@ class Scorer(nn.Module):
         residual = (normal - reconstruction).abs()
         activity = (normal - torch.cat((normal[:1], normal[:-1]))).abs()
         yield normal, torch.zeros_like(gap)
-        yield residual, torch.zeros_like(gap)
         # All sums share one chain of additions, all maxima one of maximum operations.
         sums = torch.cat((normal, activity, residual), dim=1)
         peaks = torch.cat((normal, -normal, gap), dim=1)
@@ -142,7 +158,7 @@ class Scorer(nn.Module):
         statistics, missing = zip(*self._windowed(normal, reconstruction, gap), strict=True)
         distance = (torch.stack(statistics) - self.centre.unsqueeze(1)).abs()
         distance = distance / self.half_width.unsqueeze(1) * self.weights
-        complete = 1.0 - torch.stack(missing).squeeze(-1)  # [10,T]
+        complete = 1.0 - torch.stack(missing).squeeze(-1)  # [9,T]
         score = (distance.amax(dim=-1) * complete).amax(dim=0).clamp(max=SCORE_MAX)
         return torch.where(finite, score, torch.full_like(score, SCORE_MAX))
 

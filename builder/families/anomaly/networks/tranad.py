@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.families.anomaly.channels import FEATURES
-from builder.families.anomaly.networks.scoring import Normaliser, Scorer
+from builder.families.anomaly.networks.scoring import Normaliser, Scorer, add_spare_row
 
 WINDOW = 10
 D_MODEL = 2 * FEATURES
@@ -180,20 +180,20 @@ class TranAD(nn.Module):
         """Score one window of telemetry.
 
         Args:
-            input_data: FP32 [T,25], T >= 1, raw units.
+            input_data: FP32 [T,25], raw units; an empty window gets an empty answer.
 
         Returns:
             reconstruction: FP32 [T,25], raw units (of the second phase).
             anomaly_score: FP32 [T].
             anomaly_detected: BOOL [T].
         """
-        normal, finite = self.normaliser(input_data)
-        reconstruction = self.reconstruct(normal)
+        normal, finite = self.normaliser(add_spare_row(input_data))
+        reconstruction = self.reconstruct(self.normaliser.for_network(normal))
         score = self.scorer(normal, reconstruction, finite)
         return (
-            self.normaliser.inverse(reconstruction),
-            score,
-            self.scorer.detect(score, finite),
+            self.normaliser.inverse(reconstruction)[:-1],
+            score[:-1],
+            self.scorer.detect(score, finite)[:-1],
         )
 
     def training_loss(self, windows: Tensor, epoch: int) -> Tensor:
