@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
 MAX_SAMPLES = 20_000
-"""Samples per request: two weeks of SMAP. TranAD needs about 20 kB of the server's memory for each."""
+"""Samples per request: two weeks of SMAP. TranAD takes about 20 kB of the server's memory each."""
 
 CONTEXT = 1_000
 """Samples before a chunk that are sent along and whose answers are dropped. TranAD and the

@@ -83,7 +83,8 @@ class TritonPythonModel:
 def forward(module, windows):
     """`OmniAnomaly.forward` for several FP32 [T,25] of equal T, the network run only once."""
     inputs = [module.normaliser(window) for window in windows]
-    mean, _ = module.posterior(torch.stack([normal for normal, _ in inputs], dim=1))
+    seen = [module.normaliser.for_network(normal) for normal, _ in inputs]
+    mean, _ = module.posterior(torch.stack(seen, dim=1))
     reconstructions = module.decoder(mean).unbind(dim=1)
     for (normal, finite), reconstruction in zip(inputs, reconstructions, strict=True):
         score = module.scorer(normal, reconstruction, finite)

@@ -47,9 +47,11 @@ class TritonPythonModel:
         """Run the windows of all requests together, in chunks that a cancellation can stop."""
         detector = self.detector
         with torch.inference_mode():
-            inputs = [detector.normaliser(torch.from_numpy(a["input_data"])) for a in batch]
+            normaliser = detector.normaliser
+            inputs = [normaliser(torch.from_numpy(a["input_data"])) for a in batch]
+            seen = [normaliser.for_network(normal) for normal, _ in inputs]
             # Windows are [10,T,25]; which request one belongs to does not matter to the network.
-            windows = torch.cat([detector.windows(normal) for normal, _ in inputs], dim=1)
+            windows = torch.cat([detector.windows(normal) for normal in seen], dim=1)
             parts = []
             for chunk in windows.split(CHUNK, dim=1):
                 stop_if_abandoned()
@@ -59,7 +61,7 @@ class TritonPythonModel:
             for (normal, finite), reconstruction in zip(inputs, reconstructions, strict=True):
                 score = detector.scorer(normal, reconstruction, finite)
                 detected = detector.scorer.detect(score, finite)
-                raw = detector.normaliser.inverse(reconstruction)
+                raw = normaliser.inverse(reconstruction)
                 answers.append(python_twin.named(OUTPUTS, (raw, score, detected)))
         return answers
 
