@@ -36,10 +36,12 @@ def native(native_backends: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     good_models(zoo)
     operator_models(zoo)
     bad = bad_models(zoo)
+    log = tmp_path_factory.mktemp("log") / "server.log"
     with TritonServer(
         [zoo.root],
         backend_directory=native_backends,
-        log_level="verbose",
+        log_level="warning",
+        log_file=log,
         strict=False,
         response_cache_mib=4,
         extra_args=native_build.server_args(),
@@ -49,4 +51,4 @@ def native(native_backends: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             tritonclient.grpc.InferenceServerClient(server.grpc_url) as grpc,
             tritonclient.http.InferenceServerClient(host) as http,
         ):
-            yield Native(server, bad, http, grpc)
+            yield Native(server, bad, log, http, grpc)

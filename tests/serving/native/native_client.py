@@ -1,6 +1,7 @@
 """Talking to the server that serves the models of `native_models`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from builder.serving.server import TritonServer
 class Native:
     server: TritonServer
     bad: dict[str, tuple[str, ...]]
+    log: Path
     http: Any
     grpc: Any
 

@@ -146,6 +146,19 @@ def accumulate(with_start: bool) -> onnx.ModelProto:
     )
 
 
+def history() -> onnx.ModelProto:
+    """y = state, x: everything that the sequence has brought so far."""
+    nodes = [
+        helper.make_node("Concat", ["state_in", "x"], ["y"], axis=1),
+        helper.make_node("Identity", ["y"], ["state_out"]),
+    ]
+    return make_model(
+        nodes,
+        [("x", FLOAT, ["N", 1]), ("state_in", FLOAT, ["N", "H"])],
+        [("y", FLOAT, ["N", "G"]), ("state_out", FLOAT, ["N", "G"])],
+    )
+
+
 def exclaim() -> onnx.ModelProto:
     """y = x + "!" for every string."""
     return make_model(
@@ -373,6 +386,16 @@ def sequence_models(zoo: Zoo) -> None:
             accumulate(with_start),
             f"max_batch_size: 4 {io} sequence_batching {{ {strategy} {states} }}",
         )
+    io = tensor_config("input", "x", "FP32", [1]) + tensor_config("output", "y", "FP32", [-1])
+    growing = (
+        'state { input_name: "state_in" output_name: "state_out" data_type: TYPE_FP32 dims: [-1] '
+        'initial_state { name: "initial" data_type: TYPE_FP32 dims: [1] zero_data: true } }'
+    )
+    zoo.add(
+        "sequence_growing",
+        history(),
+        f"max_batch_size: 4 {io} sequence_batching {{ oldest {{ }} {growing} }}",
+    )
     folder = zoo.root / "sequence_file" / "initial_state"
     folder.mkdir()
     (folder / "ten").write_bytes(np.array([10], np.float32).tobytes())

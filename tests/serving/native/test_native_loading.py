@@ -87,4 +87,4 @@ def test_missing_types_and_dims_are_filled_in(native: Native) -> None:
 
 
 def test_an_unknown_parameter_is_mentioned(native: Native) -> None:
-    assert "parameter 'no_such_parameter' is unknown" in native.server.log_text()
+    assert "parameter 'no_such_parameter' is unknown" in native.log.read_text()

@@ -42,7 +42,7 @@ def test_an_output_longer_than_declared_is_still_right(native: Native) -> None:
         x = np.arange(length, dtype=np.float32)
         result = native.infer("doubled", {"x": x})
         np.testing.assert_array_equal(result.as_numpy("y"), np.concatenate([x, x]))
-    assert "where the ONNX file promises" in native.server.log_text()
+    assert "where the ONNX file promises" in native.log.read_text()
 
 
 def test_a_promise_about_shapes_that_is_broken_late(native: Native) -> None:

@@ -1,6 +1,7 @@
 """Implicit state of sequences."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -48,3 +49,44 @@ def test_the_state_is_no_output(native: Native) -> None:
         sequence_end=True,
     )
     assert result.as_numpy("state_out") is None
+
+
+def test_a_state_that_grows_from_step_to_step(native: Native) -> None:
+    def wrong(sequence_id: int) -> bool:
+        values = [float(sequence_id + step) for step in range(6)]
+        for step, value in enumerate(values):
+            y = native.infer(
+                "sequence_growing",
+                {"x": np.array([[value]], np.float32)},
+                sequence_id=sequence_id,
+                sequence_start=step == 0,
+                sequence_end=step == len(values) - 1,
+            ).as_numpy("y")
+            if y.tolist() != [[0.0, *values[: step + 1]]]:
+                return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(wrong, range(5000, 5040))) == 0
+
+
+@pytest.mark.parametrize("model", ["sequence_oldest", "sequence_direct"])
+def test_sequences_that_share_batches_keep_their_own_state(native: Native, model: str) -> None:
+    def wrong(sequence_id: int) -> bool:
+        values = np.random.default_rng(sequence_id).integers(0, 100, 12)
+        sums = [
+            native.infer(
+                model,
+                {"x": np.array([[value]], np.float32)},
+                sequence_id=sequence_id,
+                sequence_start=step == 0,
+                sequence_end=step == len(values) - 1,
+            ).as_numpy("sum")[0, 0]
+            for step, value in enumerate(values)
+        ]
+        return sums != list(np.cumsum(values))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(wrong, range(9000, 9060))) == 0
+    stats = native.grpc.get_inference_statistics(model).model_stats[0]
+    assert max(batch.batch_size for batch in stats.batch_stats) > 1
