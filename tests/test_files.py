@@ -23,9 +23,14 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     fill(tmp_path / "a", "one")
-    with pytest.raises(ValueError, match="midway"), replace_folder(tmp_path / "a") as staged:
-        (staged / "file").write_text("half")
-        raise ValueError("midway")
+
+    def fill_half() -> None:
+        with replace_folder(tmp_path / "a") as staged:
+            (staged / "file").write_text("half")
+            raise ValueError("midway")
+
+    with pytest.raises(ValueError, match="midway"):
+        fill_half()
     assert (tmp_path / "a" / "file").read_text() == "one"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
