@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from builder.errors import CheckpointError, DataError
-from builder.families.anomaly.channels import CHANNEL_NAMES, find_channel
+from builder.families.anomaly.channels import CHANNELS, find_channel
 from builder.families.anomaly.checkpoint import load_omnianomaly, weights_path
 from builder.families.anomaly.evaluate import DETECTORS, Scores, apply_detector, evaluate
 from builder.families.anomaly.options import SHIPPED_WEIGHTS
@@ -76,3 +76,27 @@ def test_a_plot_is_drawn_for_any_length(tmp_path, length, threshold):
 @pytest.fixture(scope="module")
 def real_report(real_telemetry):
     return evaluate(real_telemetry, CHANNELS, load_shipped)
+
+
+def test_the_range_rule_and_random_alarms_score_what_is_known_of_them(real_report):
+    rule = real_report.pooled["range rule"]
+    figures = (rule.precision, rule.recall, rule.f1)
+    assert figures == pytest.approx((0.62, 0.44, 0.51), abs=0.006)
+    assert (rule.segments_hit, rule.segments) == (16, 34)
+    assert real_report.pooled["random, 1 %"].adjusted_f1 == pytest.approx(0.966, abs=0.005)
+
+
+def test_the_shipped_detectors_score_what_was_recorded(real_report):
+    """The figures of the shipped weights; they change only with the weights or the scoring."""
+    model = real_report.pooled["model"]
+    assert (model.precision, model.recall) == pytest.approx((0.556, 0.540), abs=0.002)
+    assert model.f1 == pytest.approx(0.548, abs=0.002)
+    assert model.segments_hit == 28
+    assert model.false_alarms_per_day == pytest.approx(1.17, abs=0.02)
+    assert model.adjusted_f1 == pytest.approx(0.731, abs=0.003)
+
+
+def test_the_shipped_detectors_clear_the_range_rule(real_report):
+    model, rule = real_report.pooled["model"], real_report.pooled["range rule"]
+    assert model.f1 > rule.f1 + 0.03
+    assert model.segments_hit > rule.segments_hit + 10

@@ -103,7 +103,7 @@ def test_attention_is_that_of_torch():
     reference.load_state_dict(own.state_dict())
     queries, memory = torch.randn(3, 4, 50), torch.randn(10, 4, 50)
     expected, _ = reference(queries, memory, memory)
-    torch.testing.assert_close(own(queries, memory, 3), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(own(queries, memory), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -202,3 +202,17 @@ def test_values_far_outside_are_clipped(train_array):
     assert (inside.min(), inside.max()) == (0, 1)
     back = detector.normaliser.inverse(inside)
     torch.testing.assert_close(back, torch.from_numpy(train_array), atol=1e-6, rtol=0)
+
+
+def test_a_command_that_was_never_sent_while_training_does_not_reach_the_network(
+    module, train_array
+):
+    unknown = int(np.flatnonzero(np.ptp(train_array, axis=0) == 0)[0])
+    known = int(np.flatnonzero(np.ptp(train_array, axis=0) > 0)[1])
+    window = torch.from_numpy(train_array[:30].copy())
+    with torch.inference_mode():
+        before = module(window)[0]
+        window[10:, unknown] = 1.0 - window[10:, unknown]
+        torch.testing.assert_close(module(window)[0], before, atol=0, rtol=0)
+        window[10:, known] = 1.0 - window[10:, known]
+        assert not torch.equal(module(window)[0], before)
