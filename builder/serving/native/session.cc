@@ -28,12 +28,31 @@ void RequireProvider(const std::string& name, const std::string& why) {
                     "instance_group { kind: KIND_CPU }");
 }
 
+// The deprecated parameters are numbers where the provider's options are words.
+std::string CudaValue(const std::string& key, const std::string& value) {
+  static constexpr struct {
+    const char* key;
+    const char* number;
+    const char* word;
+  } kWords[] = {
+      {"cudnn_conv_algo_search", "0", "EXHAUSTIVE"},
+      {"cudnn_conv_algo_search", "1", "HEURISTIC"},
+      {"cudnn_conv_algo_search", "2", "DEFAULT"},
+      {"arena_extend_strategy", "0", "kNextPowerOfTwo"},
+      {"arena_extend_strategy", "1", "kSameAsRequested"},
+  };
+  for (const auto& entry : kWords) {
+    if (key == entry.key && value == entry.number) return entry.word;
+  }
+  return value;
+}
+
 void AppendCuda(OrtSessionOptions* options, const Options& settings, const Device& device) {
   OrtCUDAProviderOptionsV2* cuda = nullptr;
   Check(Ort().CreateCUDAProviderOptions(&cuda), "creating CUDA options");
   const CudaOptionsPtr owner(cuda);
-  Options all = settings;
-  all.emplace_back("device_id", std::to_string(device.id));
+  Options all = {{"device_id", std::to_string(device.id)}};
+  for (const auto& [key, value] : settings) all.emplace_back(key, CudaValue(key, value));
   const KeyValues pairs(all);
   Check(Ort().UpdateCUDAProviderOptions(cuda, pairs.keys.data(), pairs.values.data(), all.size()),
         "setting CUDA options");

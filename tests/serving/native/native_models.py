@@ -222,11 +222,12 @@ def scaled() -> onnx.ModelProto:
 
 
 def scalar() -> onnx.ModelProto:
-    return make_model(
-        [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)],
-        [("x", FLOAT, ["T"])],
-        [("y", FLOAT, [])],
-    )
+    """y = factor * the sum of x, where factor and y have rank 0."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "factor"], ["y"]),
+    ]
+    return make_model(nodes, [("x", FLOAT, ["T"]), ("factor", FLOAT, [])], [("y", FLOAT, [])])
 
 
 def first_row() -> onnx.ModelProto:

@@ -67,10 +67,12 @@ def test_different_first_symbols_are_no_batch_dim(native: Native) -> None:
     assert native.infer("auto_series", {"x": x}).as_numpy("y").shape == (6, 2)
 
 
-def test_a_scalar_output_becomes_one_element(native: Native) -> None:
-    assert list(config(native, "auto_scalar").output[0].dims) == [1]
-    x = np.arange(5, dtype=np.float32)
-    assert native.infer("auto_scalar", {"x": x}).as_numpy("y").tolist() == [10.0]
+def test_a_scalar_becomes_one_element(native: Native) -> None:
+    completed = config(native, "auto_scalar")
+    assert list(completed.input[1].dims) == [1]
+    assert list(completed.output[0].dims) == [1]
+    data = {"x": np.arange(5, dtype=np.float32), "factor": np.array([3], np.float32)}
+    assert native.infer("auto_scalar", data).as_numpy("y").tolist() == [30.0]
 
 
 def test_dims_that_count_every_dim_mean_no_batching(native: Native) -> None:
