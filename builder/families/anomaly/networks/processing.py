@@ -38,7 +38,7 @@ class ValidityMask(nn.Module):
 
 
 class RelativeScore(nn.Module):
-    """Scores of several detectors in units of their thresholds.
+    """The largest score of several detectors, in units of their thresholds.
 
     Buffers:
         thresholds: FP32 [detectors]; +Inf (a detector without threshold) makes its score 0.
@@ -51,9 +51,25 @@ class RelativeScore(nn.Module):
         positive = torch.tensor(thresholds, dtype=torch.float32).clamp(min=_SMALLEST)
         self.register_buffer("thresholds", positive)
 
-    def forward(self, scores: Tensor) -> Tensor:
-        """FP32 [T,detectors], at most SCORE_MAX, from scores FP32 [T,detectors]."""
-        return (scores / self.thresholds).clamp(max=SCORE_MAX)
+    def forward(self, scores: Sequence[Tensor]) -> Tensor:
+        """The largest of the relative scores, FP32 [T], at most SCORE_MAX.
+
+        Args:
+            scores: FP32 [T] of each detector, in the order of the thresholds.
+        """
+        # One by one, not stacked: ONNX Runtime leaves an empty tensor's reduced axis in place.
+        largest = scores[0] / self.thresholds[0]
+        for row, score in enumerate(scores[1:], start=1):
+            largest = torch.maximum(largest, score / self.thresholds[row])
+        return largest.clamp(max=SCORE_MAX)
+
+
+def count(flags: Sequence[Tensor]) -> Tensor:
+    """How many of the flags, BOOL [T] each, are true: INT32 [T]."""
+    votes = flags[0].to(torch.int32)
+    for flag in flags[1:]:
+        votes = votes + flag.to(torch.int32)
+    return votes
 
 
 class Postprocessing(nn.Module):
@@ -90,12 +106,9 @@ class Postprocessing(nn.Module):
                 invalid sample is reported in `sample_valid`, not as an anomaly.
             votes: INT32 [T], how many detectors raised an alarm; 0 for an invalid sample.
         """
-        scores = self.relative(torch.stack((omnianomaly_score, tranad_score), dim=-1))
-        flags = torch.stack((omnianomaly_detected, tranad_detected), dim=-1)
-        flags = torch.logical_and(flags, sample_valid.unsqueeze(-1))
-        votes = flags.sum(dim=-1, dtype=torch.int32)
-        score = scores.amax(dim=-1)
+        score = self.relative((omnianomaly_score, tranad_score))
         score = torch.where(sample_valid, score, torch.zeros_like(score))
+        votes = count((omnianomaly_detected, tranad_detected)) * sample_valid.to(torch.int32)
         return score, votes > 0, votes
 
 
@@ -134,7 +147,7 @@ class SubsystemVote(nn.Module):
             votes: INT32 [T], how many did.
             detector_flags: BOOL [T,5], which ones.
         """
-        scores = torch.stack((score_1, score_2, score_3, score_4, score_5), dim=-1)
-        flags = torch.stack((detected_1, detected_2, detected_3, detected_4, detected_5), dim=-1)
-        votes = flags.sum(dim=-1, dtype=torch.int32)
-        return self.relative(scores).amax(dim=-1), votes >= self.quorum, votes, flags
+        flags = (detected_1, detected_2, detected_3, detected_4, detected_5)
+        score = self.relative((score_1, score_2, score_3, score_4, score_5))
+        votes = count(flags)
+        return score, votes >= self.quorum, votes, torch.stack(flags, dim=-1)

@@ -87,3 +87,14 @@ def test_telemetry_of_no_valid_sample_is_answered(registry: Registry, client: An
     assert not outputs["sample_valid"].any()
     assert not outputs["anomaly_detected"].any()
     assert_right(pipeline, outputs, pipeline.reference(inputs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_request_gets_an_empty_answer(registry: Registry, client: Any, name: str) -> None:
+    pipeline = registry.pipelines[name]
+    empty = {t.name: np.zeros(t.shape({"T": 0}), np.float32) for t in pipeline.inputs}
+    outputs = infer(client, name, empty)
+    for tensor in pipeline.outputs:
+        assert outputs[tensor.name].shape == tensor.shape({"T": 0})
+    inputs = request_of(pipeline, 5, np.random.default_rng(14))
+    assert_right(pipeline, infer(client, name, inputs), pipeline.reference(inputs))
