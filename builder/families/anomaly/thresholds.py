@@ -31,7 +31,8 @@ class PotSettings:
     """How a threshold is chosen.
 
     Attributes:
-        risk: Probability q that a normal score exceeds the threshold.
+        risk: Probability q that a normal score exceeds the threshold. For scores that were held
+            out, as here, less than 1e-2 cost hits on injected anomalies and saved no alarms.
         level: Quantile of the scores at which the tail begins.
     """
 

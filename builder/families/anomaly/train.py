@@ -5,13 +5,12 @@ state is saved atomically after every epoch, each epoch draws its random numbers
 its own, and so a run that was killed goes on and ends with the same weights as one that was not.
 """
 
-import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from builder.families.anomaly.calibration import (
 from builder.families.anomaly.networks.omnianomaly import OmniAnomaly
 from builder.families.anomaly.networks.tranad import WINDOW, TranAD
 from builder.families.anomaly.telemetry import Samples
-from builder.files import write_atomic
+from builder.families.anomaly.training_state import resume, save_state
 
 NETWORK_RECIPE = 1
 """Counts changes of what training does: networks of another recipe are trained again."""
@@ -257,13 +256,13 @@ def _run(
     report: Report | None,
 ) -> None:
     """Run the epochs that a saved state does not already cover."""
-    first = _resume(module, optimiser, state, digest)
+    first = resume(module, optimiser, state, digest)
     module.train()
     for epoch in range(first, settings.epochs):
         torch.manual_seed(settings.seed * 1_000_003 + epoch + 1)
         losses = list(epoch_losses(epoch))
         if state is not None:
-            _save_state(module, optimiser, state, digest, epoch + 1)
+            save_state(module, optimiser, state, digest, epoch + 1)
         if report is not None:
             report(epoch + 1, sum(losses) / len(losses))
 
@@ -285,44 +284,6 @@ def _descend(
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = rate
-
-
-def _save_state(
-    module: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    path: Path,
-    digest: str,
-    epochs: int,
-) -> None:
-    buffer = io.BytesIO()
-    content = {
-        "digest": digest,
-        "epochs": epochs,
-        "module": module.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def _resume(
-    module: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    path: Path | None,
-    digest: str,
-) -> int:
-    """Restore a saved state; the number of epochs that it covers, 0 if there is none that fits."""
-    if path is None or not path.is_file():
-        return 0
-    try:
-        content: Any = torch.load(path, weights_only=True)
-    except Exception:  # damaged bytes raise whatever the unpickler trips over
-        return 0  # not written by this program: training starts again
-    if not isinstance(content, dict) or content.get("digest") != digest:
-        return 0  # of other data or settings
-    module.load_state_dict(content["module"])
-    optimiser.load_state_dict(content["optimiser"])
-    return int(content["epochs"])
 
 
 @contextmanager
