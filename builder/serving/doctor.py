@@ -42,7 +42,6 @@ _REQUIRED = {
     "safetensors": "loading weights",
     "scipy": "calibrating thresholds",
     "matplotlib": "plots",
-    "polygraphy": "comparing engines",
 }
 _TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
