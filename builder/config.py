@@ -64,6 +64,9 @@ class StageOptions:
     """How one stage is built and served; `[stages."SMAP_*"]` sets it for names that match."""
 
     instances: int = setting(1, "model instances")
+    device: str = setting(
+        "auto", "where ONNX models run: cpu, gpu (CUDA provider), or auto, which is the CPU"
+    )
     intra_op_threads: int = setting(1, "ONNX Runtime threads within an operator; 0 means cores")
     inter_op_threads: int = setting(1, "ONNX Runtime threads between operators")
     graph_level: str = setting("basic", "offline optimisation: none, basic or extended")

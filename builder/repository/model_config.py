@@ -39,6 +39,11 @@ _TO_CONFIG: dict[str, int] = {
 }
 _FROM_CONFIG: dict[int, str] = {number: name for name, number in _TO_CONFIG.items()}
 
+# `device` in builder.toml -> instance kind. KIND_GPU is all that the onnxruntime backend needs to
+# use the CUDA provider; the plain "auto" is not KIND_AUTO, which would pick a GPU that the other
+# models may need.
+_DEVICE_KINDS = {"auto": "KIND_CPU", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
+
 _POLICY = re.compile(r"all|latest:[1-9][0-9]*|specific:[1-9][0-9]*(,[1-9][0-9]*)*")
 
 
@@ -78,7 +83,7 @@ def stage_config(
     max_batch_size: int,
     options: StageOptions,
     metadata: Mapping[str, str],
-    instance_kind: str = "KIND_CPU",
+    instance_kind: str | None = None,
     default_model_filename: str | None = None,
     cc_model_filenames: Mapping[str, str] | None = None,
     graph_level: int = 0,
@@ -93,7 +98,8 @@ def stage_config(
         max_batch_size: 0 where the first dim is not a batch dim.
         options: Settings of the stage from builder.toml.
         metadata: Written into `parameters`.
-        instance_kind: KIND_CPU, KIND_GPU, KIND_AUTO or KIND_MODEL.
+        instance_kind: KIND_CPU, KIND_GPU, KIND_AUTO or KIND_MODEL; by default what the stage's
+            `device` asks for.
         default_model_filename: File that is loaded; the backend's usual one if None.
         cc_model_filenames: Compute capability (`9.0`) -> file.
         graph_level: `optimization.graph.level` of the onnxruntime backend: 0 everything, -1
@@ -116,9 +122,8 @@ def stage_config(
     _set_batching(config, options)
     if options.instances < 1:
         raise ConfigError("instances must be 1 or more", where=_where(name))
-    config.instance_group.add(
-        count=options.instances, kind=ModelInstanceGroup.Kind.Value(instance_kind)
-    )
+    kind = instance_kind or _instance_kind(options, name)
+    config.instance_group.add(count=options.instances, kind=ModelInstanceGroup.Kind.Value(kind))
     config.version_policy.CopyFrom(parse_policy(options.version_policy, where=_where(name)))
     if graph_level != 0:
         config.optimization.graph.level = graph_level
@@ -206,6 +211,17 @@ def read_config(path: Path) -> ModelConfig:
 
 def _where(name: str) -> str:
     return f'builder.toml [stages."{name}"]'
+
+
+def _instance_kind(options: StageOptions, name: str) -> str:
+    try:
+        return _DEVICE_KINDS[options.device]
+    except KeyError:
+        raise ConfigError(
+            f"device is {options.device!r}",
+            where=_where(name),
+            hint=f"use one of {', '.join(_DEVICE_KINDS)}",
+        ) from None
 
 
 def _io(tensor: Tensor, max_batch_size: int, model: str) -> dict[str, object]:

@@ -216,3 +216,19 @@ def test_a_safe_name_stays_within_its_folder(name: str) -> None:
 @pytest.mark.parametrize("name", ["SMAP_A-1", "dit_step", "model.onnx", "model.onnx.data", "v1.2"])
 def test_ordinary_names_are_safe(name: str) -> None:
     assert unsafe(name) is None
+
+
+@pytest.mark.parametrize(("device", "kind"), [("auto", 2), ("cpu", 2), ("gpu", 1)])
+def test_the_device_of_the_stage_chooses_the_kind_of_instance(device: str, kind: int) -> None:
+    group = make(options=StageOptions(device=device, instances=3)).instance_group[0]
+    assert (group.kind, group.count) == (kind, 3)
+
+
+def test_an_engine_kind_may_choose_the_instances_itself() -> None:
+    config = make(options=StageOptions(device="cpu"), instance_kind="KIND_GPU")
+    assert config.instance_group[0].kind == 1
+
+
+def test_an_unknown_device_is_named() -> None:
+    with pytest.raises(ConfigError, match="device is 'cuda'"):
+        make(options=StageOptions(device="cuda"))
