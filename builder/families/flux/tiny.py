@@ -116,7 +116,6 @@ def _write_networks(folder: Path, variant: str, seed: int) -> None:
             relative_attention_num_buckets=32,
             relative_attention_max_distance=128,
             feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
         )
     )
     transformer = diffusers.FluxTransformer2DModel(
