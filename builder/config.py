@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from builder.errors import ConfigError
@@ -119,9 +119,15 @@ class Config:
         """
         return _read_section(cls, name, self.tables.get(name, {}), self.environ)
 
-    def stage_options(self, name: str) -> StageOptions:
-        """Options of the stage `name`: every matching pattern applies, in the file's order."""
-        merged: dict[str, Any] = {}
+    def stage_options(
+        self, name: str, defaults: Mapping[str, Any] = MappingProxyType({})
+    ) -> StageOptions:
+        """Options of the stage `name`: every matching pattern applies, in the file's order.
+
+        Args:
+            defaults: What the stage itself prefers where the file says nothing.
+        """
+        merged: dict[str, Any] = dict(defaults)
         tables = self.tables.get("stages", {})
         if not isinstance(tables, dict):
             raise ConfigError("must be a table of tables", where="builder.toml [stages]")

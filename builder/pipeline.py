@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from builder.stage import Arrays, Tensor
+from builder.stage import Arrays, Tensor, Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ class Pipeline:
         reference: Computes the outputs by the plain PyTorch (or NumPy) implementation: the
             judge of the pipeline.
         atol: Largest difference of a floating-point output from the reference.
+        levels: Largest difference of an integer output, for images: 1 forgives a rounding.
         max_batch_size: 0 where the first dim is not a batch dim.
         description: One line for `builder list`.
     """
@@ -51,6 +52,12 @@ class Pipeline:
     example: Callable[["np.random.Generator"], Arrays]
     reference: Callable[[Arrays], Arrays]
     atol: float = 1e-4
+    levels: int = 0
     max_batch_size: int = 0
     description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """`atol` and `levels` as one."""
+        return Tolerance(atol=self.atol, levels=self.levels)

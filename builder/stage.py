@@ -75,12 +75,13 @@ class Tensor:
 class Tolerance:
     """The largest difference that still counts as equal.
 
-    An element passes if `|got - want| <= atol + rtol * |want|`. Integers, booleans and strings
-    must be exactly equal.
+    A floating-point element passes if `|got - want| <= atol + rtol * |want|`, an integer if
+    `|got - want| <= levels`. Booleans and strings must be exactly equal.
     """
 
     atol: float = 1e-5
     rtol: float = 0.0
+    levels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ class TorchSource:
             in order and returns the outputs in order.
         files: The checkpoint files: what `load` reads.
         code: Python modules whose text decides what `load` returns, by dotted name.
+        libraries: Distributions whose versions decide it, beyond torch.
+        settings: Whatever else decides it, by name.
         graph: Stages that name the same graph are alike up to the values of their state_dict:
             one of them is exported, the others only get their own weights.
     """
@@ -112,6 +115,8 @@ class TorchSource:
     load: Callable[[], "torch.nn.Module"]
     files: tuple[Path, ...] = ()
     code: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     graph: str | None = None
 
 
@@ -125,12 +130,16 @@ class OnnxSource:
             judge of the graph.
         files: Files that `build` reads.
         code: Python modules whose text decides what `build` returns, by dotted name.
+        libraries: Distributions whose versions decide it.
+        settings: Whatever else decides it, by name.
     """
 
     build: Callable[[], "onnx.ModelProto"]
     reference: Callable[[Arrays], Arrays]
     files: tuple[Path, ...] = ()
     code: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +160,8 @@ class Stage:
         precision: Precision per target name; `cpu` where a target is not listed.
         engines: Engine kinds that are built from it: names of modules in `builder.engines`.
         max_batch_size: 0 where the first dim is not a batch dim.
+        serving: Settings of `builder.config.StageOptions` that suit this stage better than
+            their defaults; builder.toml has the last word.
         metadata: Free text for people and tools, written into the model's config.
     """
 
@@ -166,6 +177,7 @@ class Stage:
     precision: Mapping[str, str] = field(default_factory=lambda: {"cpu": "fp32"})
     engines: tuple[str, ...] = ("onnxruntime",)
     max_batch_size: int = 0
+    serving: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

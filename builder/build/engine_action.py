@@ -30,7 +30,7 @@ def plan(
     model = kind.model_name(stage)
     repository = context.config.repository
     version = context.version or max(versions(repository / kind.group / model), default=1)
-    options = context.config.stage_options(stage.name)
+    options = context.config.stage_options(stage.name, stage.serving)
 
     def ingredients() -> dict[str, str]:
         record = read_record(export.folder)
@@ -72,13 +72,15 @@ def build_and_publish(
         ParityError: It computes something else than the export.
         RepositoryError: The repository cannot be written.
     """
+    from builder.export.operators import operator_libraries, served_name
     from builder.repository.model_config import config_text, stage_config
     from builder.repository.publish import publish
     from builder.repository.signature import onnx_signature
 
     model = kind.model_name(stage)
     config = context.config
-    options = config.stage_options(stage.name)
+    options = config.stage_options(stage.name, stage.serving)
+    libraries = operator_libraries(export)
     start = time.perf_counter()
     try:
         config.build_dir.mkdir(parents=True, exist_ok=True)
@@ -121,8 +123,10 @@ def build_and_publish(
                         options=options,
                         metadata={"family": stage.family, **stage.metadata},
                         warmup_sizes=stage.shapes[0] if stage.shapes else None,
+                        operator_libraries=map(served_name, libraries),
                     )
                 ),
+                extra={served_name(d): file.read_bytes() for d, file in libraries.items()},
                 # Asking for a version by number asks for it to be served.
                 clear_pin=context.version is not None,
             )

@@ -12,7 +12,6 @@ from builder.export.parity import compare_outputs
 from builder.golden import GOLDEN, golden_bytes
 from builder.pipeline import Pipeline
 from builder.record import NAME, Record, read_record
-from builder.stage import Tolerance
 
 if TYPE_CHECKING:
     from builder.build.plan import Context
@@ -50,7 +49,8 @@ def plan(
                 [
                     [str(t) for t in (*pipeline.inputs, *pipeline.outputs)],
                     [[s.model, dict(s.inputs), dict(s.outputs)] for s in pipeline.steps],
-                    [pipeline.max_batch_size, pipeline.atol, dict(pipeline.metadata)],
+                    [pipeline.max_batch_size, pipeline.atol, pipeline.levels],
+                    dict(pipeline.metadata),
                 ]
             ),
             "stages": sha256_value([_export_digest(exports[name]) for name in members]),
@@ -110,7 +110,7 @@ def prove_and_publish(
         got,
         expected,
         pipeline.outputs,
-        Tolerance(atol=pipeline.atol),
+        pipeline.tolerance,
         where=f"pipeline {pipeline.name}",
     )
     golden = golden_bytes(inputs, expected)

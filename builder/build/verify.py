@@ -16,7 +16,6 @@ from builder.errors import ServerError
 from builder.files import write_atomic
 from builder.golden import GOLDEN, read_golden
 from builder.record import read_record
-from builder.stage import Tolerance
 
 FILE = "verified.json"
 
@@ -141,7 +140,7 @@ def _golden_request(context: Context, action: Action) -> Any:
     if action.model in registry.pipelines:
         pipeline = registry.pipelines[action.model]
         inputs, outputs = read_golden(action.folder / GOLDEN)
-        return GoldenRequest(pipeline.name, inputs, outputs, Tolerance(atol=pipeline.atol))
+        return GoldenRequest(pipeline.name, inputs, outputs, pipeline.tolerance)
     for stage in registry.stages.values():
         if any(engine_kind(kind).model_name(stage) == action.model for kind in stage.engines):
             folder = export_folder(context.config.exports, stage)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from builder.engines.engine import EngineJob, EngineKind
 from builder.errors import ConfigError, EngineError
+from builder.export.operators import operator_libraries
 from builder.export.parity import Runner, onnx_runner
 from builder.stage import Stage
 from builder.target import Target
@@ -44,6 +45,8 @@ def build(job: EngineJob) -> list[Path]:
     options.optimized_model_filepath = str(target)
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
+    for library in operator_libraries(job.export).values():
+        options.register_custom_ops_library(str(library))
     data = job.export.with_name(job.export.name + ".data")
     if data.is_file():
         options.add_session_config_entry(

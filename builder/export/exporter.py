@@ -32,11 +32,13 @@ def export_ingredients(stage: Stage, digests: FileDigests) -> dict[str, str]:
             [
                 [str(t) for t in (*stage.inputs, *stage.outputs)],
                 [dict(shape) for shape in stage.shapes],
-                [stage.tolerance.atol, stage.tolerance.rtol],
+                [stage.tolerance.atol, stage.tolerance.rtol, stage.tolerance.levels],
             ]
         ),
-        **versions_of("onnx"),
+        **versions_of("onnx", *source.libraries),
     }
+    if source.settings:
+        ingredients["settings"] = sha256_value(dict(source.settings))
     if isinstance(source, TorchSource):
         ingredients |= versions_of("torch", "onnxscript")
     if source.files:

@@ -45,7 +45,8 @@ def compare_outputs(
     NaN equals NaN and an infinity equals itself, so that an artefact must agree on those too.
 
     Returns:
-        Largest absolute difference per floating-point output.
+        Largest absolute difference per floating-point output, and per integer output where the
+        tolerance allows levels.
 
     Raises:
         ParityError: They differ by more than the tolerance allows.
@@ -62,6 +63,16 @@ def compare_outputs(
                 where=where,
                 hint="a size that was frozen by the export shows like this",
             )
+        if "INT" in tensor.dtype and tolerance.levels:
+            apart = np.abs(a.astype(np.int64) - b.astype(np.int64))
+            differences[tensor.name] = float(np.max(apart, initial=0))
+            if differences[tensor.name] > tolerance.levels:
+                raise ParityError(
+                    f"output {tensor.name} differs by up to {int(apart.max())} levels, allowed "
+                    f"{tolerance.levels}",
+                    where=where,
+                )
+            continue
         if not tensor.dtype.startswith("FP"):
             if (wrong := int((a != b).sum())) > 0:
                 raise ParityError(
@@ -166,10 +177,14 @@ def onnx_runner(model: Path) -> Runner:
     """
     import onnxruntime
 
+    from builder.export.operators import operator_libraries
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # failures reach the caller as exceptions
     try:
+        for library in operator_libraries(model).values():
+            options.register_custom_ops_library(str(library))
         session = onnxruntime.InferenceSession(
             str(model), options, providers=["CPUExecutionProvider"]
         )

@@ -5,7 +5,7 @@ nothing, so a `max_batch_size` of 0 stays 0 although the first dim is dynamic.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -88,6 +88,7 @@ def stage_config(
     cc_model_filenames: Mapping[str, str] | None = None,
     graph_level: int = 0,
     warmup_sizes: Mapping[str, int] | None = None,
+    operator_libraries: Iterable[str] = (),
 ) -> ModelConfig:
     """The config of a stage.
 
@@ -107,6 +108,7 @@ def stage_config(
             (offline optimisation leaves out what depends on the processor), and is what an
             ONNX Runtime session does by default, so what was proven is what is served.
         warmup_sizes: Symbol -> size for the warmup request; 1 where it is not named.
+        operator_libraries: Files in the model's folder with custom operators.
 
     Raises:
         ConfigError: A setting of builder.toml is invalid or does not fit the model.
@@ -127,6 +129,8 @@ def stage_config(
     config.version_policy.CopyFrom(parse_policy(options.version_policy, where=_where(name)))
     if graph_level != 0:
         config.optimization.graph.level = graph_level
+    for library in operator_libraries:
+        config.model_operations.op_library_filename.append(check_name(library, "library"))
     if options.response_cache:
         config.response_cache.enable = True
     _set_parameters(config, options, metadata)
