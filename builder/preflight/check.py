@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.digest import FileDigests
-from builder.errors import BuilderError
+from builder.errors import BuilderError, from_os_error
 from builder.preflight.facts import Gpu, ServerFacts
 from builder.preflight.plan import (
     AMPERE_PLUS,
@@ -24,8 +24,8 @@ from builder.preflight.plan import (
 from builder.preflight.releases import same_tensorrt
 from builder.preflight.sources import Sources
 from builder.repository.names import unsafe
-from builder.repository.publish import CONFIG, PublishedModel, published
-from builder.repository.versions import served_versions
+from builder.repository.publish import CONFIG, PublishedModel, versions
+from builder.repository.versions import pinned_version, served_versions
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -87,7 +87,7 @@ class _Question:
 
 
 def plan_models(repository: Path, names: Collection[str] | None = None) -> list[PublishedModel]:
-    """The models with plans: those of the group `tensorrt` that name `tensorrt` as backend.
+    """The models with plans: those of the group `tensorrt`.
 
     Args:
         repository: Root of the model repository, or its folder `tensorrt`.
@@ -96,15 +96,18 @@ def plan_models(repository: Path, names: Collection[str] | None = None) -> list[
     Raises:
         RepositoryError: The folder cannot be read.
     """
-    root = repository if (repository / GROUP).is_dir() else repository.parent
-    group = GROUP if (repository / GROUP).is_dir() else repository.name
-    if not root.is_dir():
+    group = repository / GROUP if (repository / GROUP).is_dir() else repository
+    if not group.is_dir():
         return []
-    return [
-        model
-        for model in published(root)
-        if model.group == group and (names is None or model.name in names)
-    ]
+    try:
+        folders = [f for f in sorted(group.iterdir()) if names is None or f.name in names]
+        return [
+            PublishedModel(group.name, f.name, versions(f), f / CONFIG, pinned_version(f))
+            for f in folders
+            if f.is_dir() and (versions(f) or (f / CONFIG).is_file())
+        ]
+    except OSError as error:
+        raise from_os_error(error, "reading", error.filename or group) from error
 
 
 def check(

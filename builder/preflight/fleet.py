@@ -15,8 +15,9 @@ from builder.digest import FileDigests
 from builder.errors import RepositoryError, UsageError
 from builder.export.exporter import MODEL
 from builder.family import Registry
+from builder.preflight.facts import local_gpus
 from builder.preflight.failures import Failure, read_failures
-from builder.preflight.plan import GROUP, SUFFIX, plan_name, read_plan_record
+from builder.preflight.plan import GROUP, SUFFIX, plan_name, read_plan_record, target_of
 from builder.preflight.sources import Sources
 from builder.repository.publish import versions
 from builder.target import Target, parse_target
@@ -25,6 +26,9 @@ State = Literal["built", "stale", "missing", "failed"]
 
 ENGINE = "tensorrt"
 """Name of the engine kind in `Stage.engines`."""
+
+
+_AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,14 @@ def stages_for_plans(registry: Registry) -> list[str]:
 def fleet_targets(config: Config) -> tuple[Target, ...]:
     """The GPU targets of the configuration and those that the repository holds plans for.
 
+    `auto` stands for the GPUs of this machine.
+
     Raises:
         UsageError: A configured target has no such name.
     """
-    targets = {parse_target(name) for name in config.build.targets}
+    targets = {parse_target(name) for name in config.build.targets if name != _AUTO}
+    if _AUTO in config.build.targets:
+        targets |= {parse_target(target_of(gpu.capability)) for gpu in local_gpus()}
     for plan in (config.repository / GROUP).glob("*/*/sm*.plan"):
         try:
             targets.add(parse_target(plan.stem))

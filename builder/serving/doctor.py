@@ -195,7 +195,7 @@ def check_packages(here: Surroundings) -> Iterable[Check]:
 
 def check_gpu(here: Surroundings) -> Iterable[Check]:
     """NVIDIA GPUs and TensorRT: needed only for targets other than cpu."""
-    targets = [name for name in here.config.build.targets if name != "cpu"]
+    targets = [name for name in here.config.build.targets if name not in ("cpu", "auto")]
     found = gpus(here.path)
     purpose = f"targets {', '.join(targets)}" if targets else "GPU targets"
     yield Check("GPU", "ok" if found else "absent", "; ".join(found) or "none", purpose)

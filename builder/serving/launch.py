@@ -194,6 +194,7 @@ def make_server(
     Raises:
         UsageError: There is nothing to serve, or an unknown family or model is named.
         MissingDependencyError: The server, or what it takes to make a backend, is missing.
+        RepositoryError: Plans that would be served do not fit the server or the GPUs at hand.
     """
     options = config.server
     installation = find_installation(options.server, release=options.container)
@@ -206,11 +207,15 @@ def make_server(
     groups = _folders(config, selection, python)
     backends = backend_directory(config, installation, groups)
     extra: list[str] = []
+    if "tensorrt" in groups:
+        from builder.preflight.inspect import server_options
+
+        extra += server_options(config, installation, _plan_names(config, selection))
     ours = backends and backends / "onnxruntime"
     if ours and ours.is_dir() and not ours.is_symlink():
         from builder.serving import native_build
 
-        extra = native_build.server_args()
+        extra += native_build.server_args()
     metrics = None if options.metrics_port == 0 else options.metrics_port
     server = TritonServer(
         [config.repository / group for group in groups],
@@ -232,6 +237,16 @@ def make_server(
         strict=strict,
     )
     return server, selection
+
+
+def _plan_names(config: Config, selection: Selection) -> tuple[str, ...]:
+    """Models of the group tensorrt that would be loaded."""
+    if selection.load is None:
+        return selection.groups["tensorrt"]
+    # The steps of a chosen ensemble are loaded with it, and any of them may be a plan.
+    if "ensemble" in selection.groups:
+        return tuple(models_in(config.repository / "tensorrt"))
+    return selection.groups.get("tensorrt", ())
 
 
 def _folders(config: Config, selection: Selection, python: bool) -> list[str]:
