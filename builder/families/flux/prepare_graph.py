@@ -1,0 +1,230 @@
+"""`flux_prepare`: from seed and image size to the noise and sigmas that denoising starts with.
+
+The graph is `noise` and `schedule` once more, operation by operation, so it is equal to them to
+the bit. Only INT64, FP64 + - * / and sqrt, comparisons and look-ups are used. What a request may
+not ask for fails in a node whose name says what is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder.families.flux.nodes import Nodes
+from builder.families.flux.noise_graph import normal_nodes
+from builder.families.flux.options import PIXELS_PER_PATCH, FluxOptions, check_steps, size_problem
+from builder.stage import Arrays
+
+if TYPE_CHECKING:
+    import onnx
+
+    from builder.families.flux.schedule import Schedule
+
+LATENT = 8
+"""Pixels per latent, along a side."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePlan:
+    """What `flux_prepare` is made for.
+
+    Attributes:
+        steps: Denoising steps.
+        scheduler: Content of scheduler_config.json.
+        max_size: Largest height and width.
+        channels: Channels of the latents.
+        guided: Whether guidance is taken as well, checked, and passed on.
+    """
+
+    steps: int
+    scheduler: Mapping[str, Any]
+    max_size: int
+    channels: int = 16
+    guided: bool = False
+
+    @property
+    def schedule(self) -> "Schedule":
+        """The scheduler's settings.
+
+        Raises:
+            CheckpointError: FLUX.1 has no such scheduler.
+        """
+        from builder.families.flux.schedule import Schedule
+
+        return Schedule.from_config(self.scheduler)
+
+
+def prepare_plan(folder: Path, steps: int, options: FluxOptions) -> PreparePlan:
+    """The plan for a checkpoint and a number of steps.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged.
+        ConfigError: The number of steps is out of range.
+    """
+    from builder.families.flux.checkpoint import component_config
+
+    transformer = component_config(folder, "transformer")
+    return PreparePlan(
+        steps=check_steps(steps, where="steps"),
+        scheduler=component_config(folder, "scheduler"),
+        max_size=options.max_size,
+        channels=int(transformer.get("in_channels", 64)) // 4,
+        guided=bool(transformer.get("guidance_embeds")),
+    )
+
+
+def prepare_model(plan: PreparePlan) -> "onnx.ModelProto":
+    """The graph.
+
+    Inputs: seed, height, width INT64 [B,1]; guidance FP32 [B,1] if the plan is guided. Height and
+    width are the same in all rows.
+
+    Outputs: latents FP32 [B,channels,height/8,width/8], sigmas FP32 [B,steps+1], step INT64 [B,1]
+    (zeros), and checked_guidance FP32 [B,1] if the plan is guided.
+    """
+    import numpy as np
+    from onnx import TensorProto, helper
+
+    g = Nodes()
+    height = _checked_size(g, "height", plan.max_size)
+    width = _checked_size(g, "width", plan.max_size)
+    eighth = g.constant([LATENT], np.int64)
+    rows, columns = g.add("Div", height, eighth), g.add("Div", width, eighth)
+    batch = g.add("Shape", "seed", start=0, end=1)
+
+    words_per_latent = g.constant([plan.channels / 4], np.int64)
+    blocks = g.add("Mul", g.add("Mul", rows, columns), words_per_latent)
+    scalar = g.constant([], np.int64)
+    block = g.add(
+        "Range",
+        g.constant(0, np.int64),
+        g.add("Reshape", blocks, scalar),
+        g.constant(1, np.int64),
+    )
+    noise = normal_nodes(g, "seed", g.add("Unsqueeze", block, g.constant([0], np.int64)))
+    shape = g.add("Concat", batch, g.constant([plan.channels], np.int64), rows, columns, axis=0)
+    g.add("Reshape", noise, shape, output="latents")
+
+    _sigmas(g, plan, rows, columns, batch)
+    g.add(
+        "ConstantOfShape",
+        g.add("Shape", "seed"),
+        output="step",
+        value=helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+    )
+    value = helper.make_tensor_value_info
+    inputs = [value(n, TensorProto.INT64, ["B", 1]) for n in ("seed", "height", "width")]
+    outputs = [
+        value("latents", TensorProto.FLOAT, ["B", plan.channels, "h", "w"]),
+        value("sigmas", TensorProto.FLOAT, ["B", plan.steps + 1]),
+        value("step", TensorProto.INT64, ["B", 1]),
+    ]
+    if plan.guided:
+        _checked_guidance(g)
+        inputs.append(value("guidance", TensorProto.FLOAT, ["B", 1]))
+        outputs.append(value("checked_guidance", TensorProto.FLOAT, ["B", 1]))
+    return g.model("flux_prepare", inputs, outputs)
+
+
+def prepare_reference(plan: PreparePlan, arrays: Arrays) -> Arrays:
+    """The same in NumPy.
+
+    Raises:
+        ValueError: A size or guidance that the graph refuses, too.
+    """
+    import numpy as np
+
+    from builder.families.flux.noise import normal
+
+    seeds, heights, widths = (arrays[n][:, 0] for n in ("seed", "height", "width"))
+    height, width = int(heights[0]), int(widths[0])
+    if (heights != height).any() or (widths != width).any():
+        raise ValueError("every image of a request must have the same size")
+    if problem := size_problem(height, width, plan.max_size):
+        raise ValueError(problem)
+    batch, rows, columns = len(seeds), height // LATENT, width // LATENT
+    tokens = (height // PIXELS_PER_PATCH) * (width // PIXELS_PER_PATCH)
+    sigmas = plan.schedule.sigmas(plan.steps, tokens)
+    results: Arrays = {
+        "latents": normal(seeds, plan.channels * rows * columns).reshape(
+            batch, plan.channels, rows, columns
+        ),
+        "sigmas": np.tile(sigmas, (batch, 1)),
+        "step": np.zeros((batch, 1), np.int64),
+    }
+    if plan.guided:
+        if not (np.abs(arrays["guidance"]) <= _MOST_GUIDANCE).all():
+            raise ValueError(_BAD_GUIDANCE)
+        results["checked_guidance"] = arrays["guidance"].astype(np.float32)
+    return results
+
+
+_MOST_GUIDANCE = 1000.0
+_BAD_GUIDANCE = f"guidance must be a number between -{_MOST_GUIDANCE:g} and {_MOST_GUIDANCE:g}"
+
+
+def _checked_size(g: Nodes, name: str, max_size: int) -> str:
+    """One size for the whole request: INT64 [1]."""
+    import numpy as np
+
+    def every(condition: str) -> str:
+        from onnx import TensorProto
+
+        number = g.add("Cast", condition, to=TensorProto.INT32)
+        return g.add("Cast", g.add("ReduceMin", number, keepdims=0), to=TensorProto.BOOL)
+
+    patch = g.constant(PIXELS_PER_PATCH, np.int64)
+    first = g.add("Gather", name, g.constant([0], np.int64), name=f"the first {name}")  # [1,1]
+    size = g.add("Reshape", first, g.constant([1], np.int64))
+    whole = g.add(
+        "Equal", g.add("BitwiseAnd", name, g.constant(PIXELS_PER_PATCH - 1, np.int64)),
+        g.constant(0, np.int64),
+    )  # fmt: skip
+    positive = g.add("GreaterOrEqual", name, patch)
+    low = g.add("LessOrEqual", name, g.constant(max_size, np.int64))
+    size = g.require(
+        every(g.add("Equal", name, first)),
+        size,
+        f"every image of a request must have the same {name}",
+    )
+    size = g.require(
+        every(g.add("And", whole, positive)),
+        size,
+        f"{name} must be a positive multiple of {PIXELS_PER_PATCH}",
+    )
+    return g.require(every(low), size, f"{name} must not be above {max_size}")
+
+
+def _checked_guidance(g: Nodes) -> None:
+    """NaN fails every comparison, so one comparison refuses it as well."""
+    import numpy as np
+    from onnx import TensorProto
+
+    small = g.add("LessOrEqual", g.add("Abs", "guidance"), g.constant(_MOST_GUIDANCE, np.float32))
+    number = g.add("Cast", small, to=TensorProto.INT32)
+    good = g.add("Cast", g.add("ReduceMin", number, keepdims=0), to=TensorProto.BOOL)
+    zero = g.require(good, g.constant(0, np.int64), _BAD_GUIDANCE)
+    zero_float = g.add("Cast", zero, to=TensorProto.FLOAT)
+    g.add("Add", "guidance", zero_float, output="checked_guidance")
+
+
+def _sigmas(g: Nodes, plan: PreparePlan, rows: str, columns: str, batch: str) -> None:
+    import numpy as np
+
+    from builder.families.flux.schedule import inverse_odds
+
+    schedule = plan.schedule
+    if schedule.dynamic:
+        # A table, because `exp` rounds differently from library to library.
+        most = (plan.max_size // PIXELS_PER_PATCH) ** 2
+        table = g.constant(schedule.stretches(most), np.float32)
+        four = g.constant([(PIXELS_PER_PATCH // LATENT) ** 2], np.int64)
+        tokens = g.add("Div", g.add("Mul", rows, columns), four)
+        stretch = g.add("Gather", table, tokens)
+        odds = g.add("Add", stretch, g.constant(inverse_odds(plan.steps), np.float32))
+        falling = g.add("Div", stretch, odds)
+    else:
+        falling = g.constant(schedule.static_sigmas(plan.steps), np.float32)
+    row = g.add("Concat", falling, g.constant([0.0], np.float32), axis=0)
+    length = g.constant([plan.steps + 1], np.int64)
+    g.add("Expand", row, g.add("Concat", batch, length, axis=0), output="sigmas")
