@@ -1,0 +1,1 @@
+"""Stage and pipeline declarations of the FLUX family; nothing here imports torch."""

@@ -1,0 +1,98 @@
+"""`flux_prepare`: seed and image size to noise and sigmas; the one place that knows the steps."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from builder.config import Config
+from builder.families.flux.models.specs import PipelineSpec, specs
+from builder.families.flux.options import PIXELS_PER_PATCH
+from builder.stage import Arrays, OnnxSource, Shape, Stage, Tensor, Tolerance
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from builder.families.flux.prepare_graph import PreparePlan
+
+_CODE = tuple(
+    f"builder.families.flux.{module}"
+    for module in ("prepare_graph", "noise", "noise_graph", "nodes", "schedule", "options")
+)
+
+
+def stages(config: Config) -> Iterable[Stage]:
+    """One per pipeline."""
+    return tuple(stage(spec) for spec in specs(config))
+
+
+def stage(spec: PipelineSpec) -> Stage:
+    """The noise, sigmas and first step of a pipeline; sizes and guidance are checked here.
+
+    Height and width are values, so requests are not batched together: with others their images
+    could have other sizes.
+    """
+    variant = spec.variant
+    channels, latent = variant.widths.channels, variant.widths.latent
+
+    def plan() -> "PreparePlan":
+        from builder.families.flux.prepare_graph import prepare_plan
+
+        return prepare_plan(variant.folder(), spec.steps, variant.options)
+
+    def build() -> "onnx.ModelProto":
+        from builder.families.flux.prepare_graph import prepare_model
+
+        return prepare_model(plan())
+
+    def reference(arrays: Arrays) -> Arrays:
+        from builder.families.flux.prepare_graph import prepare_reference
+
+        return prepare_reference(plan(), arrays)
+
+    def shape(batch: int, height: int, width: int) -> Shape:
+        return {"B": batch, "h": height // latent, "w": width // latent}
+
+    inputs = [Tensor(name, "INT64", ("B", 1)) for name in ("seed", "height", "width")]
+    outputs = [
+        Tensor("latents", "FP32", ("B", channels, "h", "w")),
+        Tensor("sigmas", "FP32", ("B", spec.steps + 1)),
+        Tensor("step", "INT64", ("B", 1)),
+    ]
+    if variant.guided:
+        inputs.append(Tensor("guidance", "FP32", ("B", 1)))
+        outputs.append(Tensor("checked_guidance", "FP32", ("B", 1)))
+    return Stage(
+        name=spec.prepare,
+        family="flux",
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        source=OnnxSource(
+            build=build,
+            reference=reference,
+            files=variant.files("scheduler"),
+            code=variant.code(*_CODE),
+            settings=variant.settings(steps=spec.steps, max_size=variant.options.max_size),
+        ),
+        example=partial(example, spec),
+        shapes=(shape(1, 64, 96), shape(2, 128, 32), shape(1, 256, 256), shape(4, 16, 16)),
+        tolerance=Tolerance(atol=0.0),
+        max_batch_size=8,
+        serving={"dynamic_batching": False, "warmup": False},  # an image of 0 by 0 is refused
+        metadata={"steps": str(spec.steps), "multiple_of": str(PIXELS_PER_PATCH)},
+    )
+
+
+def example(spec: PipelineSpec, shape: Shape, rng: "np.random.Generator") -> Arrays:
+    """Seeds of any size, sign included."""
+    import numpy as np
+
+    batch, latent = shape["B"], spec.variant.widths.latent
+    arrays: Arrays = {
+        "seed": rng.integers(-(2**63), 2**63 - 1, (batch, 1)),
+        "height": np.full((batch, 1), shape["h"] * latent, np.int64),
+        "width": np.full((batch, 1), shape["w"] * latent, np.int64),
+    }
+    if spec.variant.guided:
+        arrays["guidance"] = rng.uniform(1.0, 7.0, (batch, 1)).astype(np.float32)
+    return arrays

@@ -1,0 +1,102 @@
+"""`clip_encoder` and `t5_encoder`: token ids to embeddings. Every variant has the same two."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from builder.config import Config
+from builder.families.flux.models.variants import LIBRARIES, Variant, variants
+from builder.families.flux.options import MOST_TEXT
+from builder.stage import Arrays, Range, Shape, Stage, Tensor, Tolerance, TorchSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+CLIP_NAME = "clip_encoder"
+T5_NAME = "t5_encoder"
+CLIP_LENGTH = 77
+"""Tokens that CLIP takes: `model_max_length` of its tokenizer."""
+
+_NETWORKS = "builder.families.flux.networks.text_encoders"
+_TOLERANCE = Tolerance(atol=5e-6, rtol=5e-6)
+_SERVING = {"response_cache": True}
+"""A repeated prompt costs a look-up in place of a run of the encoder."""
+
+
+def stages(config: Config) -> Iterable[Stage]:
+    """Both encoders, of the first variant: they are the same in all of them."""
+    variant = variants(config)[0]
+    return (clip_encoder(variant), t5_encoder(variant))
+
+
+def clip_encoder(variant: Variant) -> Stage:
+    """CLIP; it gives the whole prompt one embedding."""
+
+    def load() -> "torch.nn.Module":
+        from builder.families.flux.networks.text_encoders import ClipEncoder
+
+        return ClipEncoder(variant.component("text_encoder"))
+
+    return Stage(
+        name=CLIP_NAME,
+        family="flux",
+        inputs=(Tensor("input_ids", "INT64", ("B", CLIP_LENGTH)),),
+        outputs=(Tensor("pooled_prompt_embeds", "FP32", ("B", variant.widths.clip)),),
+        source=TorchSource(
+            load=load,
+            files=variant.files("text_encoder"),
+            code=variant.code(_NETWORKS),
+            libraries=LIBRARIES,
+            settings=variant.settings(),
+        ),
+        example=partial(clip_example, variant.widths.clip_vocabulary),
+        shapes=({"B": 2}, {"B": 1}, {"B": 4}),
+        tolerance=_TOLERANCE,
+        profile={"B": Range(1, 1, 8)},
+        max_batch_size=8,
+        serving=_SERVING,
+    )
+
+
+def t5_encoder(variant: Variant) -> Stage:
+    """T5; it gives each token an embedding."""
+
+    def load() -> "torch.nn.Module":
+        from builder.families.flux.networks.text_encoders import T5Encoder
+
+        return T5Encoder(variant.component("text_encoder_2"))
+
+    return Stage(
+        name=T5_NAME,
+        family="flux",
+        inputs=(Tensor("input_ids", "INT64", ("B", "S")),),
+        outputs=(Tensor("prompt_embeds", "FP32", ("B", "S", variant.widths.t5)),),
+        source=TorchSource(
+            load=load,
+            files=variant.files("text_encoder_2"),
+            code=variant.code(_NETWORKS),
+            libraries=LIBRARIES,
+            settings=variant.settings(),
+        ),
+        example=partial(t5_example, variant.widths.t5_vocabulary),
+        shapes=({"B": 2, "S": 16}, {"B": 1, "S": variant.text_length}, {"B": 4, "S": 7}),
+        tolerance=_TOLERANCE,
+        profile={"B": Range(1, 1, 8), "S": Range(1, variant.text_length, MOST_TEXT)},
+        max_batch_size=8,
+        serving=_SERVING,
+    )
+
+
+def clip_example(vocabulary: int, shape: Shape, rng: "np.random.Generator") -> Arrays:
+    """Random tokens, then padding with the token that ends a text, as CLIP's tokenizer does."""
+    import numpy as np
+
+    ids = rng.integers(0, vocabulary - 1, (shape["B"], CLIP_LENGTH))
+    lengths = rng.integers(1, CLIP_LENGTH, (shape["B"], 1))
+    return {"input_ids": np.where(np.arange(CLIP_LENGTH) < lengths, ids, vocabulary - 1)}
+
+
+def t5_example(vocabulary: int, shape: Shape, rng: "np.random.Generator") -> Arrays:
+    """Random tokens."""
+    return {"input_ids": rng.integers(0, vocabulary, (shape["B"], shape["S"]))}

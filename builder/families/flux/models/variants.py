@@ -1,0 +1,145 @@
+"""The FLUX.1 checkpoints that are built, and what their configurations say; weights stay unread."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.config import Config
+from builder.errors import CheckpointError
+from builder.families.flux.checkpoint import checkpoint_files, component_config, variant_of
+from builder.families.flux.options import FluxOptions, flux_options
+
+if TYPE_CHECKING:
+    import torch
+
+VARIANTS = ("schnell", "dev")
+LIBRARIES = ("diffusers", "transformers")
+
+_TINY_CODE = ("builder.families.flux.tiny", "builder.families.flux.corpus")
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Sizes that the signatures of the stages are made of.
+
+    Attributes:
+        clip: Width of CLIP's pooled embedding.
+        t5: Width of T5's embeddings.
+        channels: Channels of the latents.
+        latent: Pixels per latent, along a side.
+        clip_vocabulary: Number of CLIP's tokens; the last one ends a text.
+        t5_vocabulary: Number of T5's tokens.
+    """
+
+    clip: int
+    t5: int
+    channels: int
+    latent: int
+    clip_vocabulary: int
+    t5_vocabulary: int
+
+
+TINY_WIDTHS = Widths(clip=32, t5=32, channels=16, latent=8, clip_vocabulary=834, t5_vocabulary=352)
+"""Of `builder.families.flux.tiny`, so that a declaration need not make that checkpoint first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One checkpoint and what is built from it.
+
+    Attributes:
+        name: `schnell`, or `dev`: distilled with guidance, which is then an input.
+        tiny: Whether it is the tiny random one, which is made when it is first needed.
+    """
+
+    name: str
+    checkpoint: Path
+    tiny: bool
+    widths: Widths
+    options: FluxOptions
+
+    @property
+    def guided(self) -> bool:
+        """Whether the transformer takes a guidance scale."""
+        return self.name == "dev"
+
+    @property
+    def suffix(self) -> str:
+        """What is added to the names of the stages that belong to this variant alone."""
+        return "_dev" if self.guided else ""
+
+    @property
+    def text_length(self) -> int:
+        """T5 tokens per prompt."""
+        return self.options.text_length(self.name)
+
+    def folder(self) -> Path:
+        """Folder of the checkpoint; a tiny one is made if it is not there."""
+        if self.tiny:
+            from builder.families.flux.tiny import ensure_tiny
+
+            return ensure_tiny(self.checkpoint, self.name, self.options.seed)
+        return self.checkpoint
+
+    def component(self, name: str) -> "torch.nn.Module":
+        """A network of the checkpoint (`transformer`, `vae`, ...), in eval mode."""
+        from builder.families.flux.checkpoint import load_component
+
+        network: torch.nn.Module = load_component(self.folder(), name)
+        return network
+
+    def files(self, *names: str) -> tuple[Path, ...]:
+        """Files of components; a tiny checkpoint follows from code and settings alone."""
+        if self.tiny:
+            return ()
+        return tuple(f for name in names for f in checkpoint_files(self.checkpoint, name))
+
+    def code(self, *modules: str) -> tuple[str, ...]:
+        """Modules that decide what is exported: the given ones, and those of the checkpoint."""
+        return (*modules, *(_TINY_CODE if self.tiny else ("builder.families.flux.checkpoint",)))
+
+    def settings(self, **values: object) -> Mapping[str, str]:
+        """Settings that decide what is exported: the given ones, and those of the checkpoint."""
+        settings = {key: str(value) for key, value in values.items()}
+        return settings | ({"tiny_seed": str(self.options.seed)} if self.tiny else {})
+
+
+def variants(config: Config) -> tuple[Variant, ...]:
+    """The configured checkpoint, or a tiny one of each kind.
+
+    Raises:
+        ConfigError: The `[flux]` section is invalid.
+        CheckpointError: The checkpoint is not there, or no FLUX.1.
+    """
+    options = flux_options(config)
+    if options.checkpoint is not None:
+        return (_real(options.checkpoint, options),)
+    folder = config.build_dir / "checkpoints"
+    return tuple(
+        Variant(name, folder / f"flux-tiny-{name}", True, TINY_WIDTHS, options) for name in VARIANTS
+    )
+
+
+def _real(folder: Path, options: FluxOptions) -> Variant:
+    name = variant_of(folder)
+    clip, t5, transformer, vae = (
+        component_config(folder, part)
+        for part in ("text_encoder", "text_encoder_2", "transformer", "vae")
+    )
+    try:
+        widths = Widths(
+            clip=int(clip["hidden_size"]),
+            t5=int(t5["d_model"]),
+            channels=int(transformer["in_channels"]) // 4,
+            latent=2 ** (len(vae["block_out_channels"]) - 1),
+            clip_vocabulary=int(clip["vocab_size"]),
+            t5_vocabulary=int(t5["vocab_size"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"is no FLUX.1 checkpoint: a configuration lacks {error}",
+            where=folder,
+            hint="use a FLUX.1 folder in the layout of diffusers",
+        ) from error
+    return Variant(name, folder, False, widths, options)

@@ -1,0 +1,1 @@
+"""The networks as they are exported: diffusers and transformers modules behind plain tensors."""
