@@ -39,7 +39,9 @@ class PathOptions:
 class BuildOptions:
     """What is built."""
 
-    targets: tuple[str, ...] = setting(("cpu",), "targets to build engines for")
+    targets: tuple[str, ...] = setting(
+        ("auto",), "targets to build for: cpu, sm90, ...; auto is the CPU and the GPUs found here"
+    )
     families: tuple[str, ...] = setting((), "families to build; empty means all")
 
 
@@ -127,14 +129,30 @@ class Config:
         Args:
             defaults: What the stage itself prefers where the file says nothing.
         """
+        return self.matching("stages", name, StageOptions, defaults)
+
+    def matching(
+        self,
+        section: str,
+        name: str,
+        cls: type[T],
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ) -> T:
+        """Options in `[section."pattern"]`: every pattern that `name` matches applies, in order.
+
+        Raises:
+            ConfigError: An unknown setting, or a value of the wrong type.
+        """
         merged: dict[str, Any] = dict(defaults)
-        tables = self.tables.get("stages", {})
+        tables = self.tables.get(section, {})
         if not isinstance(tables, dict):
-            raise ConfigError("must be a table of tables", where="builder.toml [stages]")
+            raise ConfigError("must be a table of tables", where=f"builder.toml [{section}]")
         for pattern, table in tables.items():
+            if not isinstance(table, dict):
+                raise ConfigError("must be a table", where=f"builder.toml [{section}.{pattern}]")
             if fnmatch.fnmatchcase(name, pattern):
                 merged |= table
-        return _read_section(StageOptions, f"stages.{name}", merged, {})
+        return _read_section(cls, f"{section}.{name}", merged, {})
 
     def replace(self, section: str, **values: Any) -> "Config":
         """A copy in which the given settings of a core section are set; None leaves one as is."""

@@ -74,9 +74,9 @@ def describe_files(paths: Iterable[Path], digests: FileDigests) -> dict[str, dic
     return {p.name: {"sha256": digests.sha256(p), "size": p.stat().st_size} for p in paths}
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path, name: str = NAME) -> Record | None:
     """The record in a folder; None if there is none or it cannot be read (then it is rebuilt)."""
     try:
-        return Record(**json.loads((folder / NAME).read_text(encoding="utf-8")))
+        return Record(**json.loads((folder / name).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None

@@ -46,6 +46,9 @@ NUMPY_DTYPES: Mapping[Dtype, str] = MappingProxyType(
 )
 """NumPy's name of each data type that a stage may use."""
 
+TENSORRT_DTYPES = frozenset({"BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32"})
+"""Data types of inputs and outputs that both TensorRT and Triton's backend for it take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -158,7 +161,9 @@ class Stage:
         tolerance: Largest difference between export and source.
         profile: Sizes per symbol for optimisation profiles.
         precision: Precision per target name; `cpu` where a target is not listed.
-        engines: Engine kinds that are built from it: names of modules in `builder.engines`.
+        engines: Engine kinds that are built from it: names of modules in `builder.engines`. Leave
+            out `tensorrt` where a GPU is of no use or its arithmetic not wanted; a stage with
+            tensors that TensorRT cannot transport (`TENSORRT_DTYPES`) never has it.
         max_batch_size: 0 where the first dim is not a batch dim.
         serving: Settings of `builder.config.StageOptions` that suit this stage better than
             their defaults; builder.toml has the last word.
@@ -175,17 +180,24 @@ class Stage:
     tolerance: Tolerance = Tolerance()
     profile: Mapping[str, Range] = field(default_factory=dict)
     precision: Mapping[str, str] = field(default_factory=lambda: {"cpu": "fp32"})
-    engines: tuple[str, ...] = ("onnxruntime",)
+    engines: tuple[str, ...] = ("onnxruntime", "tensorrt")
     max_batch_size: int = 0
     serving: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not all(t.dtype in TENSORRT_DTYPES for t in (*self.inputs, *self.outputs)):
+            kinds = tuple(kind for kind in self.engines if kind != "tensorrt")
+            object.__setattr__(self, "engines", kinds)
         if len(self.shapes) < 2 and self.symbols:
             raise ValueError(f"stage {self.name}: compare at two shapes or more")
         for shape in self.shapes:
             if missing := self.symbols - set(shape):
                 raise ValueError(f"stage {self.name}: no size for {sorted(missing)} in {shape}")
+
+    def precision_at(self, target: str) -> str:
+        """The precision that is declared for a target."""
+        return self.precision.get(target, self.precision.get("cpu", "fp32"))
 
     @property
     def symbols(self) -> frozenset[str]:

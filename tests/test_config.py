@@ -18,7 +18,7 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
     config = load_config(root=tmp_path, environ={})
     assert config.server.host == "127.0.0.1"
     assert config.repository == tmp_path / "model_repository"
-    assert config.build.targets == ("cpu",)
+    assert config.build.targets == ("auto",)
 
 
 def test_the_environment_beats_the_file_and_flags_beat_both(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.digest import FileDigests
-from builder.record import Record, read_record
+from builder.record import NAME, Record, read_record
 
 Ingredients = dict[str, str]
 
@@ -18,7 +18,10 @@ class Action:
         artefact: What is made: `export`, an engine kind, or `ensemble`.
         model: Name of the stage or of the published model.
         folder: Where the artefact and its record are kept.
-        needs: Actions that come first.
+        needs: Actions that come first, and without which this one cannot be taken.
+        after: Actions that come first, too, but may fail.
+        record_name: File name of the record in the folder; artefacts may share one.
+        target: Name of the target, where each has an artefact of its own.
         ingredients: What the artefact is made from, as digests and versions; cheap, and only
             asked for when everything in `needs` is up to date.
         make: Makes the artefact, its folder and its record.
@@ -30,9 +33,16 @@ class Action:
     needs: tuple["Action", ...] = ()
     ingredients: Callable[[], Ingredients]
     make: Callable[[Mapping[str, str]], Record]
+    after: tuple["Action", ...] = ()
+    record_name: str = NAME
+    target: str = ""
 
     def __str__(self) -> str:
-        return f"{self.artefact} {self.model}"
+        return f"{self.artefact} {self.model}" + (f" ({self.target})" if self.target else "")
+
+    def read_record(self) -> Record | None:
+        """The record of the present artefact, if there is one."""
+        return read_record(self.folder, self.record_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +79,10 @@ def evaluate_one(
     action: Action, states: Mapping[Action, State], digests: FileDigests, *, force: bool = False
 ) -> State:
     """The state of one action, given the states of what it needs."""
-    record = read_record(action.folder)
+    record = action.read_record()
     if record is None:
         return State(("not built yet",), None, None)
-    stale = [need for need in action.needs if not states[need].current]
+    stale = [need for need in (*action.needs, *action.after) if not states[need].current]
     if stale:
         # The cause is what people want to read, not "the export will change".
         reasons = {

@@ -1,10 +1,12 @@
 """Checking, proving and publishing one pipeline, as an action."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from builder.build.action import Action
 from builder.digest import code_digest, sha256_bytes, sha256_value
+from builder.engines.engine import engine_kind
 from builder.errors import PipelineError
 from builder.export.chain import run_chained
 from builder.export.exporter import MODEL
@@ -18,14 +20,26 @@ if TYPE_CHECKING:
 
 GROUP = "ensemble"
 
+VARIANT = "configs/trt.pbtxt"
+"""The same pipeline on TensorRT plans, chosen with `--model-config-name=trt`."""
+
+_NO_TWINS: Mapping[str, Sequence[Action]] = MappingProxyType({})
+
 
 def plan(
     context: "Context",
     pipeline: Pipeline,
     exports: Mapping[str, Action],
     engines: Mapping[str, Action],
+    twins: Mapping[str, Sequence[Action]] = _NO_TWINS,
 ) -> Action:
-    """`model_repository/ensemble/<pipeline>/`.
+    """`model_repository/ensemble/<pipeline>/`, with `configs/trt.pbtxt` where stages have twins.
+
+    Args:
+        exports: Stage -> its export.
+        engines: Model -> its engine.
+        twins: Stage -> the TensorRT plans that this build makes of it. A pipeline waits for
+            them, but does not need them.
 
     Raises:
         PipelineError: A step names a model that no family declares.
@@ -35,7 +49,7 @@ def plan(
     for step in pipeline.steps:
         if step.model not in engines:
             raise PipelineError(
-                f"step {step.model} is no stage with an engine for {context.targets[0].name}",
+                f"step {step.model} is no stage with an ONNX engine",
                 where=f"pipeline {pipeline.name}",
                 hint="declare the stage, or name one of `builder list`",
             )
@@ -44,7 +58,9 @@ def plan(
     version = max(versions(repository / GROUP / pipeline.name), default=1)
 
     def ingredients() -> dict[str, str]:
+        present = published_twins(context, pipeline)
         return {
+            **({"twins": sha256_value(present)} if present else {}),
             "wiring": sha256_value(
                 [
                     [str(t) for t in (*pipeline.inputs, *pipeline.outputs)],
@@ -69,9 +85,23 @@ def plan(
         model=pipeline.name,
         folder=repository / GROUP / pipeline.name / str(version),
         needs=tuple(engines[name] for name in members),
+        after=tuple(action for name in members for action in twins.get(name, ())),
         ingredients=ingredients,
         make=make,
     )
+
+
+def published_twins(context: "Context", pipeline: Pipeline) -> dict[str, str]:
+    """Stage -> its TensorRT twin, for the stages of a pipeline that have one in the repository."""
+    from builder.repository.publish import CONFIG
+
+    kind = engine_kind("tensorrt")
+    found = {}
+    for name in sorted({step.model for step in pipeline.steps}):
+        twin = kind.model_name(context.registry.stages[name])
+        if (context.config.repository / kind.group / twin / CONFIG).is_file():
+            found[name] = twin
+    return found
 
 
 def _export_digest(export: Action) -> list[object] | None:
@@ -124,6 +154,8 @@ def prove_and_publish(
         files={GOLDEN: {"sha256": sha256_bytes(golden), "size": len(golden)}},
         details={"family": pipeline.family, "steps": [step.model for step in pipeline.steps]},
     )
+    twins = published_twins(context, pipeline)
+    variant = config_text(ensemble_config(pipeline, names=twins)).encode() if twins else None
     publish(
         context.config.repository,
         GROUP,
@@ -131,5 +163,6 @@ def prove_and_publish(
         version=version,
         files={GOLDEN: golden, NAME: record.to_bytes()},
         config=config_text(ensemble_config(pipeline)),
+        extra={VARIANT: variant},
     )
     return record

@@ -10,7 +10,7 @@ from pathlib import Path
 from builder.build.action import Action, State, evaluate_one
 from builder.digest import FileDigests
 from builder.errors import BuilderError, from_os_error
-from builder.record import Record, read_record
+from builder.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,12 @@ def _make(
 ) -> Outcome:
     broken = [need for need in action.needs if not outcomes[need].ok]
     if broken:
-        return Outcome("skipped", (f"{broken[0]} failed",), read_record(action.folder))
+        return Outcome("skipped", (f"{broken[0]} failed",), action.read_record())
     try:
         made_from = state.made_from
         if made_from is None:  # what it needs was rebuilt in the meantime, maybe to the same
             made_from = action.ingredients()
-            present = read_record(action.folder)
+            present = action.read_record()
             if (
                 not force
                 and present is not None
@@ -117,12 +117,12 @@ def _make(
                 return Outcome("current", record=present)
         return Outcome("made", state.reasons, action.make(made_from))
     except BuilderError as error:
-        return Outcome("failed", state.reasons, read_record(action.folder), error)
+        return Outcome("failed", state.reasons, action.read_record(), error)
     except OSError as error:
         return Outcome(
             "failed",
             state.reasons,
-            read_record(action.folder),
+            action.read_record(),
             from_os_error(error, f"making {action}", error.filename or action.folder),
         )
     except Exception as error:
@@ -134,7 +134,7 @@ def _make(
             where=str(action),
             hint="run again with BUILDER_DEBUG=1 for the traceback",
         )
-        return Outcome("failed", state.reasons, read_record(action.folder), unexpected)
+        return Outcome("failed", state.reasons, action.read_record(), unexpected)
 
 
 @contextmanager

@@ -1,19 +1,20 @@
 """The plan: every action that the registry and the configuration ask for, in build order."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from builder.build import engine_action, ensemble_action, export_action
+from builder.build import engine_action, ensemble_action, export_action, tensorrt_action
 from builder.build.action import Action
 from builder.config import Config
 from builder.digest import FileDigests
 from builder.engines.engine import engine_kind
+from builder.engines.trt.gpu import local_targets, tensorrt_version
 from builder.errors import UsageError
 from builder.export.exporter import Exporter
 from builder.family import Registry
 from builder.stage import Stage
-from builder.target import Target, parse_target
+from builder.target import AUTO, CPU, Target, parse_target
 
 
 @dataclass(slots=True)
@@ -22,6 +23,10 @@ class Context:
 
     Attributes:
         version: The version directory to write; None means the newest there is, or 1.
+        targets: What to build for. The CPU is always among them: the ONNX engines run anywhere,
+            and the pipelines need those that have no TensorRT twin.
+        force: Build even what is up to date.
+        progress: Told about the phases of a long build: name, steps done, steps in all.
     """
 
     config: Config
@@ -30,6 +35,8 @@ class Context:
     exporter: Exporter
     version: int | None = None
     targets: tuple[Target, ...] = field(default=())
+    force: bool = False
+    progress: Callable[[str, int, int], None] = field(default=lambda phase, done, total: None)
 
 
 def make_context(config: Config, registry: Registry, version: int | None = None) -> Context:
@@ -47,8 +54,23 @@ def make_context(config: Config, registry: Registry, version: int | None = None)
         digests=digests,
         exporter=Exporter(digests),
         version=version,
-        targets=tuple(parse_target(name) for name in config.build.targets),
+        targets=expand_targets(config.build.targets),
     )
+
+
+def expand_targets(names: Iterable[str]) -> tuple[Target, ...]:
+    """Targets by name, the CPU first; `auto` adds the GPUs here if TensorRT is installed.
+
+    Raises:
+        UsageError: There is no target of such a name.
+    """
+    targets = {CPU: None}
+    for name in names:
+        if name.strip().lower() != AUTO:
+            targets[parse_target(name)] = None
+        elif tensorrt_version() is not None:
+            targets |= dict.fromkeys(local_targets())
+    return tuple(targets)
 
 
 def make_plan(context: Context, names: Iterable[str] = ()) -> list[Action]:
@@ -67,6 +89,7 @@ def make_plan(context: Context, names: Iterable[str] = ()) -> list[Action]:
     }
     exports: dict[str, Action] = {}
     engines: dict[str, Action] = {}
+    twins: dict[str, list[Action]] = {}
     plan: list[Action] = []
     for name, stage in registry.stages.items():
         if name not in chosen and name not in members:
@@ -74,11 +97,14 @@ def make_plan(context: Context, names: Iterable[str] = ()) -> list[Action]:
         exports[name] = export_action.plan(context, stage)
         plan.append(exports[name])
         for action in _engine_actions(context, stage, exports[name]):
-            engines[action.model] = action
+            if action.target:
+                twins.setdefault(name, []).append(action)
+            else:
+                engines[action.model] = action
             plan.append(action)
     for name, pipeline in registry.pipelines.items():
         if name in chosen:
-            plan.append(ensemble_action.plan(context, pipeline, exports, engines))
+            plan.append(ensemble_action.plan(context, pipeline, exports, engines, twins))
     return plan
 
 
@@ -86,7 +112,8 @@ def _engine_actions(context: Context, stage: Stage, export: Action) -> Iterable[
     for kind in map(engine_kind, stage.engines):
         for target in context.targets:
             if kind.supports(target):
-                yield engine_action.plan(context, stage, kind, target, export)
+                module = tensorrt_action if kind.per_target else engine_action
+                yield module.plan(context, stage, kind, target, export)
 
 
 def select(names: Iterable[str], registry: Registry) -> Mapping[str, None]:

@@ -15,7 +15,6 @@ from builder.engines.engine import engine_kind
 from builder.errors import ServerError
 from builder.files import write_atomic
 from builder.golden import GOLDEN, read_golden
-from builder.record import read_record
 
 FILE = "verified.json"
 
@@ -96,9 +95,10 @@ def verify(
     from builder.serving.golden import check_golden
     from builder.serving.launch import make_server
 
-    served = [action for action in plan if action.artefact != "export"]
     digest = verification_digest(context, plan)
     server, _ = make_server(context.config, free_ports=True)
+    # Plans are proven on the GPU when they are built; the embedded server has no backend for them.
+    served = [a for a in plan if a.artefact != "export" and not a.target]
     # Loading one by one is slower than all at once, but tells what each model costs.
     server.load, server.model_control = (), "explicit"
     results: dict[str, Served] = {}
@@ -151,7 +151,7 @@ def _golden_request(context: Context, action: Action) -> Any:
 
 
 def _made_from(action: Action) -> Any:
-    record = read_record(action.folder)
+    record = action.read_record()
     return None if record is None else [dict(record.made_from), dict(record.files)]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.config import StageOptions
+from builder.engines.trt.options import TensorRTOptions
 from builder.errors import UsageError
 from builder.export.parity import Runner
 from builder.stage import Stage
@@ -22,6 +23,9 @@ class EngineJob:
         export: The stage's ONNX file.
         options: How it is to be built and served.
         folder: An empty folder for the files of the version directory.
+        tensorrt: Settings for plans.
+        cache: Folder for what a later build may use again; None keeps nothing.
+        progress: Told about the phases of a long build: name, steps done, steps in all.
     """
 
     stage: Stage
@@ -29,6 +33,9 @@ class EngineJob:
     export: Path
     options: StageOptions
     folder: Path
+    tensorrt: TensorRTOptions = TensorRTOptions()
+    cache: Path | None = None
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class EngineKind:
         build: Makes the files, the one that the backend opens first.
         runner: Runs the files in this process; raises ParityError if they do not load.
         supports: Whether the kind can be built for a target.
+        per_target: Whether each target needs an engine of its own (`sm90.plan`), with a record
+            of its own, all of which share one version folder.
     """
 
     name: str
@@ -54,6 +63,7 @@ class EngineKind:
     build: Callable[[EngineJob], list[Path]]
     runner: Callable[[Stage, Sequence[Path]], Runner]
     supports: Callable[[Target], bool]
+    per_target: bool = False
 
     def model_name(self, stage: Stage) -> str:
         """Name of the model in the repository."""

@@ -1,6 +1,6 @@
 """Parity: how far an artefact's outputs are from those of what it was made from."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,14 @@ def compare_outputs(
 
 
 def check_parity(
-    stage: Stage, candidate: Runner, reference: Runner, *, what: str, seed: int = 0
+    stage: Stage,
+    candidate: Runner,
+    reference: Runner,
+    *,
+    what: str,
+    seed: int = 0,
+    shapes: Sequence[Shape] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> tuple[Parity, tuple[Arrays, Arrays]]:
     """Compare two implementations of a stage at every shape that it declares.
 
@@ -106,6 +113,8 @@ def check_parity(
         reference: What it was made from.
         what: The artefact, for messages.
         seed: Seed of the example inputs.
+        shapes: Other shapes than those that the stage declares.
+        tolerance: Another tolerance than that of the stage.
 
     Returns:
         The parity, and the inputs and reference outputs of the first shape (a golden request).
@@ -115,7 +124,8 @@ def check_parity(
     """
     import numpy as np
 
-    shapes = stage.shapes or ({},)
+    shapes = shapes or stage.shapes or ({},)
+    tolerance = tolerance or stage.tolerance
     worst: dict[str, float] = {}
     golden: tuple[Arrays, Arrays] | None = None
     for index, shape in enumerate(shapes):
@@ -130,7 +140,7 @@ def check_parity(
         except Exception as error:
             first_line = str(error).strip().splitlines()[0][:300]
             raise ParityError(f"failed to run: {first_line}", where=where) from error
-        found = compare_outputs(got, want, stage.outputs, stage.tolerance, where=where)
+        found = compare_outputs(got, want, stage.outputs, tolerance, where=where)
         worst = {name: max(value, worst.get(name, 0.0)) for name, value in found.items()}
         golden = golden or (inputs, want)
     assert golden is not None

@@ -6,7 +6,7 @@ tree or the new one, and so does whoever looks after a crash.
 """
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -59,9 +59,10 @@ def publish(
     *,
     version: int | None,
     files: Mapping[str, Path | bytes],
-    config: str,
+    config: str | Callable[[Path], str],
     extra: Mapping[str, bytes | None] = _NO_EXTRA,
     clear_pin: bool = False,
+    merge: bool = False,
 ) -> Path:
     """Publish a model, atomically and durably.
 
@@ -75,10 +76,13 @@ def publish(
         version: Version to write; None only writes the config and `extra`.
         files: File name inside the version folder -> its source or content. A version without
             files, as an ensemble has it, gets a placeholder.
-        config: Text of config.pbtxt.
+        config: Text of config.pbtxt, or what makes it from the model's new folder, in which all
+            files lie already. It is called while the model is locked, so it sees what other
+            processes have published, and none can publish until it is done.
         extra: Path inside the model's folder (`labels.txt`, `configs/trt.pbtxt`) -> content, or
             None to remove it.
         clear_pin: Serve what `config` says even if a rollback pinned a version.
+        merge: Keep the other files of the version, instead of replacing all of it.
 
     Returns:
         The folder of the model.
@@ -89,12 +93,15 @@ def publish(
     """
     _check_names(group, model, version, files, extra)
     target = repository / group / model
-    skip = {CONFIG, *extra} | ({str(version)} if version is not None else set())
+    skip = {CONFIG, *extra}
+    if version is not None:
+        skip |= {f"{version}/{name}" for name in files} if merge else {str(version)}
     try:
         with new_tree(repository, group, model, frozenset(skip)) as new:
             if version is not None:
                 _write_version(new / str(version), files or {PLACEHOLDER: _PLACEHOLDER_TEXT})
-            for name, data in {CONFIG: config.encode(), **extra}.items():
+            text = config if isinstance(config, str) else config(new)
+            for name, data in {CONFIG: text.encode(), **extra}.items():
                 if data is not None:
                     write_new(new / name, data)
             present = read_pin(new)
@@ -178,7 +185,7 @@ def _check_names(
 
 
 def _write_version(folder: Path, files: Mapping[str, Path | bytes]) -> None:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name, content in files.items():
         if isinstance(content, bytes):
             write_new(folder / name, content)
