@@ -10,17 +10,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from builder.build.action import Action
 from builder.build.execute import Listener, Outcome, exclusive, execute
-from builder.build.plan import Context, make_context, make_plan
+from builder.build.plan import Context, make_context, make_plan, select
+from builder.build.stale_plans import stale_plans
 from builder.build.verify import Verification, read_verification, verification_digest, verify
 from builder.config import Config
+from builder.engines.trt.gpu import INSTALL, local_gpus, tensorrt_version
 from builder.errors import BuilderError
 from builder.family import Registry
+from builder.target import AUTO
 
 
 @click.command()
 @click.argument("models", nargs=-1)
 @click.option("--family", "families", multiple=True, help="Only this family; repeatable.")
-@click.option("--target", "targets", multiple=True, help="Target: cpu, sm90, ...; repeatable.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    help="Build for sm90, sm80,sm90, ... or auto (the GPUs here); repeatable. The ONNX engines, "
+    "which run anywhere, are always built.",
+)
+@click.option(
+    "--missing", is_flag=True, help="Only models whose TensorRT plans are missing or out of date."
+)
 @click.option("--as-version", type=int, help="Publish as this version beside the others.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
 @click.option("--no-verify", is_flag=True, help="Do not start a server for the last proof.")
@@ -31,6 +43,7 @@ def command(
     models: tuple[str, ...],
     families: tuple[str, ...],
     targets: tuple[str, ...],
+    missing: bool,
     as_version: int | None,
     force: bool,
     no_verify: bool,
@@ -41,14 +54,22 @@ def command(
     Exports each stage, compares it with its source, builds the engines, compares those with the
     export, writes the ensembles, checks the repository and lets a real server load all of it
     and answer one golden request per model. Only what is out of date is made again.
+
+    TensorRT plans are built on the kind of GPU that runs them: run `builder build` on one machine
+    of each kind, with the same model repository. None takes away what another one has added.
     """
     start = time.perf_counter()
     # "sm80,sm90" and repeated options are both understood.
     config = config.replace("build", families=families or None, targets=_split(targets) or None)
     registry = Registry.load(config)
     context = make_context(config, registry, as_version)
-    plan = make_plan(context, models)
+    context.force = force
     console = Console(stderr=True)
+    if missing:
+        models = _missing(context, models)
+    plan = make_plan(context, models) if models or not missing else []
+    if notice := _gpu_notice(config, context):
+        console.print(notice, highlight=False)
     with exclusive(config.build_dir):
         outcomes = _execute(context, plan, force, console)
         findings = _lint(context, outcomes)
@@ -57,12 +78,16 @@ def command(
         if not no_verify and not failed and not findings:
             verification = _verify(context, plan, force, console)
     seconds = time.perf_counter() - start
+    stale = stale_plans(context, plan)
     if as_json:
-        click.echo(json.dumps(_to_json(outcomes, findings, verification, seconds), indent=1))
+        document = _to_json(outcomes, findings, verification, seconds)
+        document["stale_plans"] = [str(plan.path) for plan in stale]
+        click.echo(json.dumps(document, indent=1))
     else:
-        from builder.cli._report import print_report
+        from builder.cli._report import print_report, print_stale_plans
 
         print_report(plan, outcomes, findings, verification, seconds)
+        print_stale_plans(stale)
     if failed or findings or (verification is not None and not verification.ok):
         raise click.exceptions.Exit(1)
 
@@ -71,11 +96,33 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(part for value in values for part in value.split(",") if part)
 
 
+def _missing(context: Context, models: tuple[str, ...]) -> tuple[str, ...]:
+    """Stages among MODELS that lack a plan for a target of this build."""
+    from builder.preflight.fleet import missing
+
+    registry = context.registry
+    chosen = select(models, registry)
+    members = {
+        s.model for n in chosen if n in registry.pipelines for s in registry.pipelines[n].steps
+    }
+    found = missing(context.config, registry, context.targets)
+    return tuple(dict.fromkeys(name for name, _ in found if name in chosen or name in members))
+
+
+def _gpu_notice(config: Config, context: Context) -> str | None:
+    """Why there will be no plan for a GPU that is here."""
+    if AUTO not in config.build.targets or tensorrt_version() is not None:
+        return None
+    names = {gpu.name for gpu in local_gpus()}
+    return f"no plan is built for {', '.join(sorted(names))}: {INSTALL}" if names else None
+
+
 def _execute(
     context: Context, plan: list[Action], force: bool, console: Console
 ) -> dict[Action, Outcome]:
     with _progress(console) as progress:
         task = progress.add_task("build", total=None, visible=False)
+        inner = progress.add_task("", total=None, visible=False)
 
         def started(count: int) -> None:
             progress.update(task, total=count, visible=count > 0)
@@ -85,7 +132,14 @@ def _execute(
 
         def taken(action: Action, outcome: Outcome) -> None:
             progress.advance(task)
+            progress.update(inner, visible=False)
 
+        def phase(name: str, done: int, total: int) -> None:
+            progress.update(
+                inner, description=f"  {name}", completed=done, total=total, visible=True
+            )
+
+        context.progress = phase
         return execute(
             plan, context.digests, force=force, listener=Listener(started, taking, taken)
         )
@@ -99,7 +153,10 @@ def _lint(context: Context, outcomes: dict[Action, Outcome]) -> list[Any]:
     from builder.repository.layout import NATIVE_GROUPS
 
     groups = [context.config.repository / group for group in NATIVE_GROUPS]
-    findings = lint([group for group in groups if group.is_dir()], digests=context.digests)
+    present = [group for group in groups if group.is_dir()]
+    if not present:  # nothing could be published: the failures say why
+        return []
+    findings = lint(present, digests=context.digests)
     return [finding for finding in findings if finding.severity == "error"]
 
 
@@ -142,6 +199,7 @@ def _to_json(
         return {
             "artefact": action.artefact,
             "model": action.model,
+            "target": action.target or None,
             "status": outcome.status,
             "reasons": list(outcome.reasons),
             "error": _error_json(error) if error else None,
