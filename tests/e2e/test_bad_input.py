@@ -63,7 +63,7 @@ def test_an_unknown_model_is_named(client: InferenceServerClient) -> None:
 
 @pytest.mark.parametrize("model", [MODEL, "tranad_sat1"])
 def test_an_empty_window_gets_an_empty_answer(client: InferenceServerClient, model: str) -> None:
-    """ONNX Runtime's GRU would end the server on an empty sequence; see `add_spare_row`."""
+    """ONNX Runtime's GRU would end the server on an empty sequence; see `Detector.forward`."""
     got = infer(client, model, {"input_data": np.zeros((0, 25), np.float32)})
     assert {name: array.shape for name, array in got.items()} == {
         "reconstruction": (0, 25),

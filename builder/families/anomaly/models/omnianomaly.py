@@ -45,6 +45,7 @@ def stage(channel: Channel, checkpoint: Path) -> Stage:
             files=(checkpoint,),
             code=(
                 "builder.families.anomaly.networks.omnianomaly",
+                "builder.families.anomaly.networks.detector",
                 "builder.families.anomaly.networks.scoring",
             ),
             graph="omnianomaly",

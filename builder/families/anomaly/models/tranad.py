@@ -42,6 +42,7 @@ def stages(config: Config) -> Iterable[Stage]:
             files=(checkpoint,),
             code=(
                 "builder.families.anomaly.networks.tranad",
+                "builder.families.anomaly.networks.detector",
                 "builder.families.anomaly.networks.scoring",
             ),
         ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.families.anomaly.channels import FEATURES, TELEMETRY_COLUMN
-from builder.families.anomaly.networks.scoring import Normaliser, Scorer, add_spare_row
+from builder.families.anomaly.networks.detector import Detector
 
 HIDDEN = 32
 LATENT = 8
@@ -19,7 +19,7 @@ BETA = 1e-3
 """Weight of the divergence. The published 0.01 lets it dominate: z then ignores the input."""
 
 
-class OmniAnomaly(nn.Module):
+class OmniAnomaly(Detector):
     """Detector of one channel.
 
     The output at t depends on the samples 0..t of the window (causal), so scoring a longer
@@ -28,7 +28,6 @@ class OmniAnomaly(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.normaliser = Normaliser()
         self.gru = nn.GRU(FEATURES, HIDDEN, num_layers=2)
         self.encoder = nn.Sequential(
             nn.Linear(HIDDEN, HIDDEN),
@@ -45,7 +44,6 @@ class OmniAnomaly(nn.Module):
             nn.Linear(HIDDEN, FEATURES),
             nn.Sigmoid(),
         )
-        self.scorer = Scorer()
 
     def posterior(self, normal: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of z, FP32 [T,B,8] each, from normalised FP32 [T,B,25]."""
@@ -58,26 +56,6 @@ class OmniAnomaly(nn.Module):
         mean, _ = self.posterior(normal.unsqueeze(1))
         reconstruction: Tensor = self.decoder(mean)
         return reconstruction.squeeze(1)
-
-    def forward(self, input_data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score one window.
-
-        Args:
-            input_data: FP32 [T,25], raw units; an empty window gets an empty answer.
-
-        Returns:
-            reconstruction: FP32 [T,25], raw units.
-            anomaly_score: FP32 [T].
-            anomaly_detected: BOOL [T].
-        """
-        normal, finite = self.normaliser(add_spare_row(input_data))
-        reconstruction = self.reconstruct(self.normaliser.for_network(normal))
-        score = self.scorer(normal, reconstruction, finite)
-        return (
-            self.normaliser.inverse(reconstruction)[:-1],
-            score[:-1],
-            self.scorer.detect(score, finite)[:-1],
-        )
 
     def training_loss(self, normal: Tensor) -> Tensor:
         """The loss of FP32 [T,B,25]: reconstruction error + `BETA` * divergence from N(0, 1).

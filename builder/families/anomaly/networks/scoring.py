@@ -45,15 +45,6 @@ STATISTICS: tuple[tuple[str, int], ...] = (
 _FLOAT_MAX = 3.4028234663852886e38
 
 
-def add_spare_row(x: Tensor) -> Tensor:
-    """FP32 [T,25] with a row of zeros at the end, to be cut off again after a causal network.
-
-    ONNX Runtime's GRU ends the whole process when T is 0; with this row it never sees an empty
-    sequence, and an empty request gets an empty answer.
-    """
-    return torch.cat((x, x.new_zeros(1, x.shape[1])))
-
-
 class Normaliser(nn.Module):
     """Maps raw telemetry to train ranges and back; replaces NaN and Inf.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.families.anomaly.channels import FEATURES
-from builder.families.anomaly.networks.scoring import Normaliser, Scorer, add_spare_row
+from builder.families.anomaly.networks.detector import Detector
 
 WINDOW = 10
 D_MODEL = 2 * FEATURES
@@ -131,7 +131,7 @@ class PositionalEncoding(nn.Module):
         return output
 
 
-class TranAD(nn.Module):
+class TranAD(Detector):
     """Detector over windows of 10 samples.
 
     The output at t depends on the samples t-9..t (causal); before the first sample the window is
@@ -142,13 +142,11 @@ class TranAD(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.normaliser = Normaliser()
         self.pos_encoder = PositionalEncoding()
         self.transformer_encoder = Stack(EncoderLayer())
         self.transformer_decoder1 = Stack(DecoderLayer())
         self.transformer_decoder2 = Stack(DecoderLayer())
         self.fcn = nn.Sequential(nn.Linear(D_MODEL, FEATURES), nn.Sigmoid())
-        self.scorer = Scorer()
 
     def encode(self, windows: Tensor, focus: Tensor) -> Tensor:
         """Encode windows FP32 [10,B,25] with their focus scores of the same shape."""
@@ -175,26 +173,6 @@ class TranAD(nn.Module):
         """Second reconstruction FP32 [T,25] of normalised FP32 [T,25]."""
         _, second = self.phases(self.windows(normal))
         return second.squeeze(0)
-
-    def forward(self, input_data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score one window of telemetry.
-
-        Args:
-            input_data: FP32 [T,25], raw units; an empty window gets an empty answer.
-
-        Returns:
-            reconstruction: FP32 [T,25], raw units (of the second phase).
-            anomaly_score: FP32 [T].
-            anomaly_detected: BOOL [T].
-        """
-        normal, finite = self.normaliser(add_spare_row(input_data))
-        reconstruction = self.reconstruct(self.normaliser.for_network(normal))
-        score = self.scorer(normal, reconstruction, finite)
-        return (
-            self.normaliser.inverse(reconstruction)[:-1],
-            score[:-1],
-            self.scorer.detect(score, finite)[:-1],
-        )
 
     def training_loss(self, windows: Tensor, epoch: int) -> Tensor:
         """(1/n) L1 + (1 - 1/n) L2 with n = epoch + 1, for FP32 [10,B,25], epoch from 0."""

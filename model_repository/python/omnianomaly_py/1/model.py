@@ -87,8 +87,7 @@ def forward(module, windows):
     mean, _ = module.posterior(torch.stack(seen, dim=1))
     reconstructions = module.decoder(mean).unbind(dim=1)
     for (normal, finite), reconstruction in zip(inputs, reconstructions, strict=True):
-        score = module.scorer(normal, reconstruction, finite)
-        yield module.normaliser.inverse(reconstruction), score, module.scorer.detect(score, finite)
+        yield module.judge(normal, finite, reconstruction)
 
 
 if __name__ == "__main__":

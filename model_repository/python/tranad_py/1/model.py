@@ -59,10 +59,8 @@ class TritonPythonModel:
             reconstructions = torch.cat(parts).split([len(normal) for normal, _ in inputs])
             answers = []
             for (normal, finite), reconstruction in zip(inputs, reconstructions, strict=True):
-                score = detector.scorer(normal, reconstruction, finite)
-                detected = detector.scorer.detect(score, finite)
-                raw = normaliser.inverse(reconstruction)
-                answers.append(python_twin.named(OUTPUTS, (raw, score, detected)))
+                outputs = detector.judge(normal, finite, reconstruction)
+                answers.append(python_twin.named(OUTPUTS, outputs))
         return answers
 
     def finalize(self):
