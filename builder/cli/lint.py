@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from builder.config import Config, load_config
-from builder.lint import Finding, Severity, all_rules, lint
+from builder.lint import Finding, Rule, Severity, all_rules, lint
 from builder.lint.runner import explain
+from builder.lint.tensorrt.model import OnnxFinding, OnnxRule
 
 
 def _codes(context: click.Context, option: click.Parameter, values: Sequence[str]) -> list[str]:
@@ -22,6 +23,11 @@ def _codes(context: click.Context, option: click.Parameter, values: Sequence[str
 @click.option("--select", multiple=True, callback=_codes, help="Codes of the rules to run.")
 @click.option("--ignore", multiple=True, callback=_codes, help="Codes of rules not to run.")
 @click.option("--strict", is_flag=True, help="Fail on warnings, too.")
+@click.option(
+    "--tensorrt",
+    is_flag=True,
+    help="Check ONNX files instead (by default the exports): what TensorRT would not take.",
+)
 @click.option("--list", "as_list", is_flag=True, help="Explain the rules instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -31,6 +37,7 @@ def command(
     select: list[str],
     ignore: list[str],
     strict: bool,
+    tensorrt: bool,
     as_list: bool,
     as_json: bool,
 ) -> None:
@@ -38,20 +45,32 @@ def command(
 
     Each PATH is a model, a repository or a folder of repositories; by default, the one that
     `builder build` writes. Exits with 1 if there are errors.
+
+    With --tensorrt each PATH is an ONNX file or a folder of them, and what is found are operators,
+    data types and shapes that the ONNX parser of TensorRT does not take.
     """
-    if as_list:
-        _print_rules(as_json)
+    config = context.find_object(Config) or load_config()
+    if tensorrt:
+        from builder.lint.tensorrt.runner import lint_onnx, onnx_rules
+
+        if as_list:
+            _print_rules(onnx_rules(), as_json)
+            return
+        onnx_findings = lint_onnx(paths or (config.exports,), select or None, ignore)
+        _print_findings(onnx_findings, as_json)
+        if any(strict or f.severity is Severity.ERROR for f in onnx_findings):
+            context.exit(1)
         return
-    if not paths:
-        paths = ((context.find_object(Config) or load_config()).repository,)
-    findings = lint(paths, select or None, ignore)
+    if as_list:
+        _print_rules(all_rules(), as_json)
+        return
+    findings = lint(paths or (config.repository,), select or None, ignore)
     _print_findings(findings, as_json)
     if any(strict or f.severity is Severity.ERROR for f in findings):
         context.exit(1)
 
 
-def _print_rules(as_json: bool) -> None:
-    rules = all_rules()
+def _print_rules(rules: Sequence[Rule | OnnxRule], as_json: bool) -> None:
     if as_json:
         keys = ("code", "severity", "title")
         value = [{**{k: getattr(r, k) for k in keys}, "why": explain(r)} for r in rules]
@@ -62,9 +81,12 @@ def _print_rules(as_json: bool) -> None:
         click.echo("\n".join(f"    {line}".rstrip() for line in explain(rule).splitlines()) + "\n")
 
 
-def _print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+def _print_findings(findings: Sequence[Finding | OnnxFinding], as_json: bool) -> None:
     if as_json:
-        value = [{**asdict(f), "path": str(f.path), "line": f.line or None} for f in findings]
+        value = [{**asdict(f), "path": str(f.path)} for f in findings]
+        for entry in value:
+            if "line" in entry:
+                entry["line"] = entry["line"] or None
         click.echo(json.dumps(value, indent=2))
         return
     for finding in findings:

@@ -5,12 +5,16 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.digest import FileDigests
 from builder.errors import UsageError
 from builder.lint import rules as package
 from builder.lint.model import Finding, Rule
 from builder.lint.scan import scan
+
+if TYPE_CHECKING:
+    from builder.lint.tensorrt.model import OnnxRule
 
 
 def all_rules() -> list[Rule]:
@@ -19,7 +23,7 @@ def all_rules() -> list[Rule]:
     return sorted((importlib.import_module(n).RULE for n in names), key=lambda rule: rule.code)
 
 
-def explain(rule: Rule) -> str:
+def explain(rule: "Rule | OnnxRule") -> str:
     """Why a rule matters: the text of its module."""
     return (importlib.import_module(rule.check.__module__).__doc__ or "").strip()
 
