@@ -28,7 +28,9 @@ class Nodes:
         from onnx import numpy_helper
 
         array = np.asarray(value, dtype)
-        key = (array.dtype.str, array.shape, array.tobytes())
+        strings = array.dtype == object  # whose bytes are addresses
+        content = repr(array.tolist()).encode() if strings else array.tobytes()
+        key = (array.dtype.str, array.shape, content)
         if key not in self._known:
             name = self._known[key] = f"constant_{len(self._known)}"
             self._constants[name] = numpy_helper.from_array(array, name)

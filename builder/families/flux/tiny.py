@@ -204,7 +204,7 @@ def _write_clip_tokenizer(folder: Path) -> None:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    symbols = _byte_symbols()
+    symbols = byte_symbols()
     trainer = trainers.BpeTrainer(
         vocab_size=4096,
         min_frequency=2,
@@ -293,7 +293,7 @@ def _charsmap(spiece_model: bytes) -> bytes:
     return bytes(parsed.normalizer.charsmap)
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """The printable character that stands for each byte in GPT-2's and CLIP's vocabularies."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
