@@ -33,6 +33,13 @@ from builder.target import AUTO
 @click.option(
     "--missing", is_flag=True, help="Only models whose TensorRT plans are missing or out of date."
 )
+@click.option(
+    "--in-container",
+    "release",
+    metavar="26.07",
+    help="Build inside this release of the official container, so that plans match its server; "
+    "without Docker or a GPU, print the command instead.",
+)
 @click.option("--as-version", type=int, help="Publish as this version beside the others.")
 @click.option("--force", is_flag=True, help="Build even what is up to date.")
 @click.option("--no-verify", is_flag=True, help="Do not start a server for the last proof.")
@@ -44,6 +51,7 @@ def command(
     families: tuple[str, ...],
     targets: tuple[str, ...],
     missing: bool,
+    release: str | None,
     as_version: int | None,
     force: bool,
     no_verify: bool,
@@ -58,6 +66,15 @@ def command(
     TensorRT plans are built on the kind of GPU that runs them: run `builder build` on one machine
     of each kind, with the same model repository. None takes away what another one has added.
     """
+    if release is not None:
+        from builder.preflight.container import build_in_container
+
+        words = [*_options("--family", families), *_options("--target", targets)]
+        words += _options("--as-version", () if as_version is None else (str(as_version),))
+        flags = {"missing": missing, "force": force, "no-verify": no_verify, "json": as_json}
+        words += [f"--{name}" for name, given in flags.items() if given]
+        code = build_in_container(config, release, [*words, "--", *models])
+        raise click.exceptions.Exit(code)
     start = time.perf_counter()
     # "sm80,sm90" and repeated options are both understood.
     config = config.replace("build", families=families or None, targets=_split(targets) or None)
@@ -90,6 +107,10 @@ def command(
         print_stale_plans(stale)
     if failed or findings or (verification is not None and not verification.ok):
         raise click.exceptions.Exit(1)
+
+
+def _options(name: str, values: tuple[str, ...]) -> list[str]:
+    return [f"{name}={value}" for value in values]
 
 
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
