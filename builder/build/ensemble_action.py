@@ -1,6 +1,6 @@
 """Checking, proving and publishing one pipeline, as an action."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def plan(
             "code": code_digest(
                 "builder.repository.ensemble",
                 "builder.golden",
-                *sorted({pipeline.reference.__module__, pipeline.example.__module__}),
+                *sorted({_module_of(pipeline.reference), _module_of(pipeline.example)}),
             ),
         }
 
@@ -102,6 +102,11 @@ def published_twins(context: "Context", pipeline: Pipeline) -> dict[str, str]:
         if (context.config.repository / kind.group / twin / CONFIG).is_file():
             found[name] = twin
     return found
+
+
+def _module_of(function: Callable[..., object]) -> str:
+    """The module that a function, or what a partial one calls, is written in."""
+    return str(getattr(function, "func", function).__module__)
 
 
 def _export_digest(export: Action) -> list[object] | None:

@@ -13,6 +13,7 @@ from builder.build.execute import Outcome
 from builder.build.verify import Verification
 from builder.export.exporter import MODEL
 from builder.record import Record
+from builder.repository.plans import PublishedPlan
 
 
 def print_report(
@@ -39,7 +40,7 @@ def print_report(
             outcome, answer = outcomes[action], served.get(action.model)
             table.add_row(
                 action.model,
-                action.artefact,
+                f"{action.artefact} {action.target}".strip(),
                 "not right" if answer and answer.error else outcome.status,
                 size_text(outcome.record),
                 parity_text(action, outcomes),
@@ -47,11 +48,15 @@ def print_report(
                 f"{answer.latency_ms:.2f} ms" if answer and not answer.error else "",
             )
         console.print(table)
+    by_error: dict[str, list[str]] = {}
     for action in failed:
         error = outcomes[action].error
         if error is not None:
-            console.print(f"\n[red]failed[/red] {action}", highlight=False)
-            console.print(str(error), markup=False, highlight=False)
+            by_error.setdefault(str(error), []).append(str(action))
+    for text, names in by_error.items():  # one GPU that is missing fails every plan alike
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"\n[red]failed[/red] {names[0]}{more}", highlight=False)
+        console.print(text, markup=False, highlight=False)
     for finding in findings:
         console.print(f"[red]lint[/red] {finding}", highlight=False)
     for answer in served.values():
@@ -96,6 +101,19 @@ def parity_text(action: Action, outcomes: Mapping[Action, Outcome]) -> str:
         return ""
     worst = sum(record.measured["parity"]["worst"] for record in records if record is not None)
     return "exact" if worst == 0 else f"{worst:.1e}"
+
+
+def print_stale_plans(plans: Sequence[PublishedPlan]) -> None:
+    """Print which plans of other GPUs were made from an export that is not today's."""
+    if not plans:
+        return
+    names = [f"{plan.model} {plan.path.name}" for plan in plans]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    Console().print(
+        f"[yellow]stale[/yellow] {shown}: made from an older export, and still served; run "
+        "`builder build` on such a GPU",
+        highlight=False,
+    )
 
 
 def print_exports(outcomes: Mapping[Action, Outcome], *, as_json: bool) -> None:

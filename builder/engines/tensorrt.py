@@ -16,7 +16,7 @@ from builder.engines.trt.checks import check_network
 from builder.engines.trt.gpu import Gpu, gpu_for
 from builder.engines.trt.options import SERVING, TensorRTOptions
 from builder.engines.trt.profiles import ShapeProfile, stage_profiles
-from builder.engines.trt.seam import LoadedPlan, PlanSpec, plan_builder
+from builder.engines.trt.seam import LoadedPlan, PlanSpec, Progress, plan_builder
 from builder.engines.trt.timing_cache import timing_cache
 from builder.errors import EngineError
 from builder.export.parity import Runner
@@ -104,7 +104,9 @@ def build_plan(job: EngineJob) -> Plan:
         gpu=gpu,
         profiles=profiles,
         precision=precision,
-        job=job,
+        options=job.tensorrt,
+        cache=job.cache,
+        progress=job.progress,
         name=job.stage.name,
     )
 
@@ -116,7 +118,9 @@ def build_from(
     gpu: Gpu,
     profiles: tuple[ShapeProfile, ...],
     precision: str,
-    job: EngineJob,
+    options: TensorRTOptions,
+    cache: Path | None,
+    progress: Progress,
     name: str,
 ) -> Plan:
     """Build the plan of any ONNX file.
@@ -124,6 +128,7 @@ def build_from(
     Args:
         onnx: The file, FP32; external weights lie beside it.
         plan: The file to write.
+        cache: Folder for timing caches; None keeps none.
         name: For messages.
 
     Raises:
@@ -136,9 +141,9 @@ def build_from(
     with tempfile.TemporaryDirectory(dir=plan.parent, prefix=".network-") as scratch:
         network = convert(onnx, Path(scratch) / "model.onnx", precision)
         check_network(network, profiles, name=name)
-        cache = timing_cache(job.cache, gpu, version) if job.cache else None
-        spec = PlanSpec(gpu=gpu, profiles=profiles, options=job.tensorrt, timing_cache=cache)
-        content = builder.build(network, spec, job.progress)
+        times = timing_cache(cache, gpu, version) if cache else None
+        spec = PlanSpec(gpu=gpu, profiles=profiles, options=options, timing_cache=times)
+        content = builder.build(network, spec, progress)
         if not content:
             raise EngineError("TensorRT built an empty plan", where=name)
         plan.write_bytes(content)

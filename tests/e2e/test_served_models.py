@@ -17,6 +17,7 @@ from builder.family import Registry
 from builder.serving.client import connect, infer
 from builder.serving.server import TritonServer
 from builder.stage import Arrays, OnnxSource, Stage, Tolerance
+from builder.target import CPU
 
 pytestmark = pytest.mark.e2e
 
@@ -50,6 +51,7 @@ def served_names(registry: Registry) -> list[tuple[str, Stage]]:
         (engine_kind(kind).model_name(stage), stage)
         for stage in registry.stages.values()
         for kind in stage.engines
+        if engine_kind(kind).supports(CPU)
     ]
 
 
