@@ -177,6 +177,7 @@ def make_server(
     poll: bool = False,
     strict: bool = True,
     free_ports: bool = False,
+    check_plans: bool = True,
     log_file: Path | None = None,
 ) -> tuple[TritonServer, Selection]:
     """The server for the repository, not yet started, with the settings of `config.server`.
@@ -189,6 +190,7 @@ def make_server(
         poll: Follow changes in the repository.
         strict: Whether a model that fails to load is an error.
         free_ports: Use any free ports instead of the configured ones.
+        check_plans: Refuse plans that do not fit; a caller that loads none has no need to.
         log_file: Where the log goes; by default a temporary file.
 
     Raises:
@@ -207,7 +209,7 @@ def make_server(
     groups = _folders(config, selection, python)
     backends = backend_directory(config, installation, groups)
     extra: list[str] = []
-    if "tensorrt" in groups:
+    if check_plans and "tensorrt" in groups:
         from builder.preflight.inspect import server_options
 
         extra += server_options(config, installation, _plan_names(config, selection))
