@@ -39,8 +39,8 @@ _TO_CONFIG: dict[str, int] = {
 }
 _FROM_CONFIG: dict[int, str] = {number: name for name, number in _TO_CONFIG.items()}
 
-# `device` in builder.toml -> instance kind. KIND_GPU is all that the onnxruntime backend needs to
-# use the CUDA provider; the plain "auto" is not KIND_AUTO, which would pick a GPU that the other
+# `device` in builder.toml -> instance kind. KIND_GPU is what makes the onnxruntime backend use the
+# CUDA provider; "auto" is not KIND_AUTO, which would pick a GPU that the other
 # models may need.
 _DEVICE_KINDS = {"auto": "KIND_CPU", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
@@ -126,6 +126,10 @@ def stage_config(
         raise ConfigError("instances must be 1 or more", where=_where(name))
     kind = instance_kind or _instance_kind(options, name)
     config.instance_group.add(count=options.instances, kind=ModelInstanceGroup.Kind.Value(kind))
+    if backend == "onnxruntime" and kind == "KIND_GPU":
+        # By default the CUDA provider rounds the inputs of FP32 products to 10 bits.
+        cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
+        cuda.parameters["use_tf32"] = "0"
     config.version_policy.CopyFrom(parse_policy(options.version_policy, where=_where(name)))
     if graph_level != 0:
         config.optimization.graph.level = graph_level

@@ -224,6 +224,17 @@ def test_the_device_of_the_stage_chooses_the_kind_of_instance(device: str, kind:
     assert (group.kind, group.count) == (kind, 3)
 
 
+def test_onnx_models_on_the_gpu_compute_in_full_fp32() -> None:
+    accelerators = make(options=StageOptions(device="gpu")).optimization.execution_accelerators
+    (cuda,) = accelerators.gpu_execution_accelerator
+    assert (cuda.name, dict(cuda.parameters)) == ("cuda", {"use_tf32": "0"})
+    for config in (
+        make(options=StageOptions(device="cpu")),
+        make(options=StageOptions(device="gpu"), backend="tensorrt"),
+    ):
+        assert not config.optimization.HasField("execution_accelerators")
+
+
 def test_an_engine_kind_may_choose_the_instances_itself() -> None:
     config = make(options=StageOptions(device="cpu"), instance_kind="KIND_GPU")
     assert config.instance_group[0].kind == 1
