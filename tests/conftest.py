@@ -46,3 +46,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def config(tmp_path: Path) -> Config:
     """A configuration whose folders are all below `tmp_path`."""
     return load_config(root=tmp_path, environ={})
+
+
+@pytest.fixture(scope="session")
+def tiny_schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny FLUX.1 schnell checkpoint, to read only."""
+    from builder.families.flux.tiny import ensure_tiny
+
+    return ensure_tiny(tmp_path_factory.mktemp("flux") / "schnell", "schnell")
+
+
+@pytest.fixture(scope="session")
+def tiny_dev(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny FLUX.1 dev checkpoint, to read only."""
+    from builder.families.flux.tiny import ensure_tiny
+
+    return ensure_tiny(tmp_path_factory.mktemp("flux") / "dev", "dev")

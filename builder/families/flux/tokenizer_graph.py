@@ -2,9 +2,10 @@
 
 CLIP's byte pairs and T5's SentencePiece run as operators of onnxruntime-extensions. What they do
 differently from the Hugging Face tokenizers (word boundaries, digits, white space, truncation)
-the graph does around them. Three differences remain, all on texts that nobody means: the text of
-a special token (`</s>`, `<pad>`) is text here, not that token; letters written with combining
-marks are not composed for CLIP; and control characters.
+the graph does around them. What remains different: the text of a special token (`</s>`,
+`<|endoftext|>`) is text here, not that token; CLIP gets letters as they are, composed or not
+(Unicode NFC), and letters of the newest scripts as symbols; and the control characters U+001C to
+U+001F.
 """
 
 import json
@@ -56,9 +57,10 @@ def tokenizer_model(folder: Path, max_sequence_length: int) -> "onnx.ModelProto"
     good = g.add("Cast", g.add("ReduceMin", number, keepdims=0), to=TensorProto.BOOL)
     zero = g.require(good, g.constant(0, np.int64), _BAD_TEXT)
 
-    text = _replace(g, text, _SPACES, " ")
-    g.add("Add", _clip(g, text, folder / "tokenizer"), zero, output="clip_ids")
-    t5 = _t5(g, text, folder / "tokenizer_2", max_sequence_length)
+    spaced = _replace(g, text, _SPACES, " ")
+    g.add("Add", _clip(g, spaced, folder / "tokenizer"), zero, output="clip_ids")
+    # SentencePiece's own rules know every other kind of white space.
+    t5 = _t5(g, _replace(g, text, r"\x{85}", " "), folder / "tokenizer_2", max_sequence_length)
     g.add("Add", t5, zero, output="t5_ids")
     value = helper.make_tensor_value_info
     return g.model(
