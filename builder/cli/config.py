@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from builder.config import CORE_SECTIONS, Config
+from builder.engines.trt.options import TensorRTOptions
 
 
 @click.command()
@@ -16,6 +17,7 @@ def command(config: Config, as_json: bool) -> None:
     """Print the configuration in force, as a builder.toml with comments."""
     sections: dict[str, Any] = {name: getattr(config, name) for name in CORE_SECTIONS}
     sections['stages."*"'] = config.stage_options("*")
+    sections['tensorrt."*"'] = config.matching("tensorrt", "*", TensorRTOptions)
     if as_json:
         values = {name: dataclasses.asdict(section) for name, section in sections.items()}
         click.echo(json.dumps(values, indent=1, default=str))

@@ -81,7 +81,7 @@ def test_the_printed_configuration_is_toml_with_the_defaults(tmp_path: Path) -> 
     readable = printed.replace("= # unset", '= "" #')
     tables = tomllib.loads(readable)
     assert tables["server"]["http_port"] == config.server.http_port
-    assert tables["build"]["targets"] == ["cpu"]
+    assert tables["build"]["targets"] == ["auto"]
 
 
 def test_list_and_status_speak_json(tmp_path: Path) -> None:

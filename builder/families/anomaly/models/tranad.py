@@ -49,6 +49,6 @@ def stages(config: Config) -> Iterable[Stage]:
         example=telemetry_example,
         shapes=SHAPES,
         profile=PROFILE,
-        engines=("onnxruntime", "torchscript"),
+        engines=("onnxruntime", "tensorrt", "torchscript"),
         metadata={"spacecraft": "SMAP"},
     )
