@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,10 @@ from builder.build.action import Action, State, evaluate_one
 from builder.digest import FileDigests
 from builder.errors import BuilderError, from_os_error
 from builder.record import Record
+
+
+_SCRATCH = ("engine-*", "plan-*")
+"""Folders in which engines and plans are made, below the folder of the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ def _make(
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the build lock of a folder: one build at a time.
+    """Hold the build lock of a folder: one build at a time. What a killed one left is removed.
 
     Raises:
         BuilderError: Another build holds it.
@@ -161,6 +166,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        for leftover in (f for kind in _SCRATCH for f in folder.glob(kind)):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         os.close(descriptor)

@@ -111,7 +111,9 @@ def convert(source: Path, target: Path, precision: str) -> Path:
 
     from builder.export.exporter import save
 
-    model = cast_model(onnx.load(str(source)), precision, where=str(source))
+    # Types are inferred without the weights, which may be larger than one message can be.
+    outline = onnx.load(str(source), load_external_data=False)
+    model = cast_model(onnx.load(str(source)), precision, where=str(source), outline=outline)
     save(model, target)
     check_graph(target)
     return target
@@ -132,14 +134,24 @@ def check_graph(path: Path) -> None:
 
 
 def cast_model(
-    model: "onnx.ModelProto", precision: str, *, where: str, keep: Collection[str] = KEEP
+    model: "onnx.ModelProto",
+    precision: str,
+    *,
+    where: str,
+    keep: Collection[str] = KEEP,
+    outline: "onnx.ModelProto | None" = None,
 ) -> "onnx.ModelProto":
-    """A copy of an FP32 model that computes in FP16 or BF16 wherever it may.
+    """Change an FP32 model so that it computes in FP16 or BF16 wherever it may.
 
     Args:
+        model: The model; changed in place, since a copy of it may not fit into memory.
         precision: fp16 or bf16.
         where: The model, for messages.
         keep: Operators, or names of nodes, that stay FP32.
+        outline: The same model, if need be without its external weights: for inferring types.
+
+    Returns:
+        The model.
 
     Raises:
         EngineError: The types of its tensors cannot be inferred.
@@ -147,11 +159,14 @@ def cast_model(
     import onnx
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(
+            outline or model, strict_mode=True, data_prop=True
+        )
     except Exception as error:
         raise EngineError(f"its types cannot be inferred: {error}", where=where) from error
-    caster = _Caster(inferred, onnx.TensorProto.DataType.Value(CASTS[precision]), frozenset(keep))
-    return caster.run()
+    types = {v.name: v.type.tensor_type.elem_type for v in _value_infos(inferred.graph)}
+    dtype = onnx.TensorProto.DataType.Value(CASTS[precision])
+    return _Caster(model, types, dtype, frozenset(keep)).run()
 
 
 def shared_types(node: "onnx.NodeProto", opset: int) -> Iterator[tuple[str, str, bool, set[str]]]:
@@ -189,7 +204,7 @@ class _Caster:
     """Converts one model.
 
     Attributes:
-        model: The model, with the types of all its tensors.
+        types: Tensor -> its ONNX data type, before the conversion.
         dtype: The ONNX data type to compute in.
         keep: Operators and nodes that stay FP32.
         low: FP32 tensor -> its twin in `dtype`.
@@ -198,6 +213,7 @@ class _Caster:
     """
 
     model: "onnx.ModelProto"
+    types: dict[str, int]
     dtype: int
     keep: frozenset[str]
     low: dict[str, str] = field(default_factory=dict)
@@ -210,8 +226,7 @@ class _Caster:
         import onnx
 
         graph = self.model.graph
-        types = {v.name: v.type.tensor_type.elem_type for v in _value_infos(graph)}
-        types |= {i.name: i.data_type for i in graph.initializer}
+        types = {**self.types, **{i.name: i.data_type for i in graph.initializer}}
         self._names = {*types, *(o for n in graph.node for o in n.output)}
         floats = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
         weights = {i.name: i for i in graph.initializer if i.name in floats}
@@ -312,9 +327,9 @@ class _Caster:
         del graph.value_info[:]  # stated types that no longer hold
         used = {name for node in graph.node for name in (*node.input, *_captured(node))}
         used |= {output.name for output in graph.output}
-        kept = [i for i in graph.initializer if i.name in used]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+        for index in reversed(range(len(graph.initializer))):
+            if graph.initializer[index].name not in used:
+                del graph.initializer[index]
         return self.model
 
 

@@ -149,6 +149,19 @@ def test_what_is_cast_and_what_is_not() -> None:
     )  # 1e6 would become infinite: cast at run time
 
 
+def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    model = network()
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.eye(4, 4, dtype=np.float32) * 0.5, "w")
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    low = convert(path, tmp_path / "low.onnx", "fp16")
+    x = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
+    got, want = onnx_runner(low)(x), onnx_runner(path)(x)
+    np.testing.assert_allclose(got["y"][:, 1:], want["y"][:, 1:], rtol=2e-3, atol=2e-3)
+
+
 def test_bfloat16_rounds_as_torch_does() -> None:
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32) * 1e3
     values[:5] = [np.inf, -np.inf, 0.0, -0.0, 1 + 2**-8]

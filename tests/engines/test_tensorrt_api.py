@@ -189,6 +189,25 @@ def test_polygraphy_names_and_arguments_exist() -> None:
     assert checked >= 10
 
 
+def test_the_runner_has_what_is_called_on_it() -> None:
+    from polygraphy.backend.trt import TrtRunner
+    from polygraphy.cuda.cuda import Cuda
+    from polygraphy.logger import G_LOGGER
+
+    source = next(p for p in SOURCES if p.name == "nvidia.py").read_text(encoding="utf-8")
+    called = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "_runner"
+    }
+    assert called == {"activate", "set_profile", "infer", "deactivate"}
+    assert all(callable(getattr(TrtRunner, name)) for name in called)
+    assert "handle" in inspect.getsource(Cuda.__init__)  # the library that holds cudaSetDevice
+    assert isinstance(G_LOGGER.use_python_logging_system, bool)
+
+
 def parameters(target: Any) -> set[str]:
     """Parameter names; of a class, those of its whole line of constructors."""
     if inspect.isclass(target):

@@ -88,6 +88,7 @@ class NvidiaPlan:
         self._name = plan.name
         self._runner = TrtRunner(engine_from_bytes(bytes_from_path(str(plan))))
         self._runner.activate()
+        self._profile: int | None = None
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run it with the first profile that admits the inputs.
@@ -101,7 +102,9 @@ class NvidiaPlan:
             raise EngineError(f"no profile admits inputs of the shapes {shapes}", where=self._name)
         with tensorrt_log() as log:
             try:
-                self._runner.set_profile(index)
+                if index != self._profile:
+                    self._runner.set_profile(index)
+                    self._profile = index
                 outputs = self._runner.infer(inputs)
             except Exception as error:
                 raise explain(str(error), log, name=self._name) from error
@@ -162,6 +165,8 @@ def build_plan(onnx: Path, spec: PlanSpec, monitor: Any) -> bytes:
         builder_optimization_level=options.optimization_level,
         memory_pool_limits={trt.MemoryPoolType.WORKSPACE: workspace} if workspace else None,
         progress_monitor=monitor,
+        # As TensorRT does by default; polygraphy's would write every layer's details into the plan.
+        profiling_verbosity=trt.ProfilingVerbosity.LAYER_NAMES_ONLY,
     )
     plan = engine_bytes_from_network(
         network_from_onnx_path(str(onnx), strongly_typed=True),
