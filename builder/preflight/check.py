@@ -15,22 +15,19 @@ from builder.errors import BuilderError, from_os_error
 from builder.preflight.facts import Gpu, ServerFacts
 from builder.preflight.plan import (
     AMPERE_PLUS,
-    GROUP,
     PlanRecord,
-    plan_name,
     read_plan_record,
-    target_of,
 )
 from builder.preflight.releases import same_tensorrt
 from builder.preflight.sources import Sources
 from builder.repository.names import unsafe
+from builder.repository.plans import FALLBACK, GROUP
 from builder.repository.publish import CONFIG, PublishedModel, versions
 from builder.repository.versions import pinned_version, served_versions
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-_DEFAULT = "model.plan"
 _ENTRIES = re.compile(r"cc_model_filenames\s*:?\s*(\[[^\]]*\]|\{[^}]*\})")
 _KEY = re.compile(r"key\s*:\s*[\"']([^\"']*)[\"']")
 _PROCESSORS = ("x86_64", "aarch64")
@@ -178,7 +175,7 @@ def _stage(model: PublishedModel) -> str:
 
 
 def _build(model: PublishedModel, capability: str) -> str:
-    return f"builder build {_stage(model)} --target {target_of(capability)} on such a GPU"
+    return f"builder build {_stage(model)} --target sm{capability.replace('.', '')} on such a GPU"
 
 
 Answer = tuple[str, str]
@@ -230,11 +227,11 @@ def _fallback(question: _Question) -> Iterator[Answer]:
             "remove default_model_filename; cc_model_filenames names every plan",
         )
     for folder in question.folders:
-        if (folder / _DEFAULT).exists():
+        if (folder / FALLBACK).exists():
             yield (
-                f"version {folder.name} holds a {_DEFAULT}, which any GPU without a plan of its "
+                f"version {folder.name} holds a {FALLBACK}, which any GPU without a plan of its "
                 "own loads silently",
-                f"rename it to {plan_name('sm90')} or what fits, and list it in cc_model_filenames",
+                "rename it to sm90.plan or what fits, and list it in cc_model_filenames",
             )
 
 
@@ -252,7 +249,7 @@ def _gpu_without_plan(question: _Question) -> Iterator[Answer]:
         if gpu.capability not in listed:
             yield (
                 f"there is no plan for {gpu} (there are: {have}); Triton would not say so, "
-                f"but look for {question.config.default_model_filename or _DEFAULT}",
+                f"but look for {question.config.default_model_filename or FALLBACK}",
                 _build(question.model, gpu.capability),
             )
 

@@ -12,23 +12,19 @@ from typing import Literal
 from builder.build.export_action import export_folder
 from builder.config import Config
 from builder.digest import FileDigests
+from builder.engines.tensorrt import KIND
+from builder.engines.trt.gpu import local_targets
 from builder.errors import RepositoryError, UsageError
 from builder.export.exporter import MODEL
 from builder.family import Registry
-from builder.preflight.facts import local_gpus
 from builder.preflight.failures import Failure, read_failures
-from builder.preflight.plan import GROUP, SUFFIX, plan_name, read_plan_record, target_of
+from builder.preflight.plan import read_plan_record
 from builder.preflight.sources import Sources
+from builder.repository.plans import GROUP
 from builder.repository.publish import versions
-from builder.target import Target, parse_target
+from builder.target import AUTO, Target, parse_target
 
 State = Literal["built", "stale", "missing", "failed"]
-
-ENGINE = "tensorrt"
-"""Name of the engine kind in `Stage.engines`."""
-
-
-_AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ class Entry:
 
 def stages_for_plans(registry: Registry) -> list[str]:
     """Names of the stages that are built for TensorRT."""
-    return [name for name, stage in registry.stages.items() if ENGINE in stage.engines]
+    return [name for name, stage in registry.stages.items() if KIND.name in stage.engines]
 
 
 def fleet_targets(config: Config) -> tuple[Target, ...]:
@@ -72,9 +68,9 @@ def fleet_targets(config: Config) -> tuple[Target, ...]:
     Raises:
         UsageError: A configured target has no such name.
     """
-    targets = {parse_target(name) for name in config.build.targets if name != _AUTO}
-    if _AUTO in config.build.targets:
-        targets |= {parse_target(target_of(gpu.capability)) for gpu in local_gpus()}
+    targets = {parse_target(name) for name in config.build.targets if name != AUTO}
+    if AUTO in config.build.targets:
+        targets |= set(local_targets())
     for plan in (config.repository / GROUP).glob("*/*/sm*.plan"):
         try:
             targets.add(parse_target(plan.stem))
@@ -146,10 +142,10 @@ def _entry(
     failures: Mapping[tuple[str, str], Failure],
     digests: FileDigests,
 ) -> Entry:
-    model = stage + SUFFIX
+    model = stage + KIND.suffix
     folder = config.repository / GROUP / model
     version = max(versions(folder), default=1) if folder.is_dir() else 1
-    plan = folder / str(version) / plan_name(target.name)
+    plan = folder / str(version) / target.plan
     failure = failures.get((model, target.name))
     record = read_plan_record(plan) if plan.is_file() else None
     built_by = (record.tensorrt, record.gpu) if record else ("", "")

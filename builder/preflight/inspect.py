@@ -19,8 +19,9 @@ from builder.preflight.facts import (
     parse_gpus,
 )
 from builder.preflight.fleet import sources_of
-from builder.preflight.plan import GROUP, read_plan_record
+from builder.preflight.plan import read_plan_record
 from builder.preflight.sources import Sources
+from builder.repository.plans import GROUP
 from builder.serving.installations import Installation, find_installation
 
 BACKEND_FLAG = "--backend-config=tensorrt,version-compatible=true"

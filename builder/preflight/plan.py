@@ -1,36 +1,15 @@
 """Plans and the records beside them: `sm90.plan` and `sm90.plan.json`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.record import Record
-
-GROUP = "tensorrt"
-"""Folder of the plans in a model repository."""
-
-SUFFIX = "_trt"
-"""What the name of a stage's TensorRT twin adds to the stage's."""
+from builder.record import Record, read_record
+from builder.repository.plans import record_name
 
 VERSION_COMPATIBLE = "VERSION_COMPATIBLE"
 AMPERE_PLUS = "AMPERE_PLUS"
-
-
-def plan_name(target: str) -> str:
-    """File name of the plan for a target: `sm90` -> `sm90.plan`."""
-    return f"{target}.plan"
-
-
-def record_path(plan: Path) -> Path:
-    """Where the record of a plan is: `sm90.plan` -> `sm90.plan.json`."""
-    return plan.with_name(f"{plan.name}.json")
-
-
-def target_of(capability: str) -> str:
-    """`9.0` -> `sm90`."""
-    return f"sm{capability.replace('.', '')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +43,22 @@ class PlanRecord:
 def read_plan_record(plan: Path) -> PlanRecord | None:
     """The record beside a plan; None if there is none or it cannot be read."""
     try:
-        record = Record(**json.loads(record_path(plan).read_text(encoding="utf-8")))
-        sizes = [int(facts["size"]) for facts in record.files.values()]
+        record = read_record(plan.parent, record_name(plan.name))
+        if record is None:
+            return None
+        for facts in record.files.values():
+            int(facts["size"])  # what is compared later must be there
         details = record.details
-        return (
-            PlanRecord(
-                record=record,
-                tensorrt=str(details.get("tensorrt", "")),
-                capability=str(details.get("compute_capability", "")),
-                gpu=str(details.get("gpu", "")),
-                os=str(details.get("os", "")),
-                flags=_flags(details),
-                onnx_sha256=str(details.get("onnx_sha256", "")),
-            )
-            if len(sizes) == len(record.files)
-            else None
+        return PlanRecord(
+            record=record,
+            tensorrt=str(details.get("tensorrt", "")),
+            capability=str(details.get("compute_capability", "")),
+            gpu=str(details.get("gpu", "")),
+            os=str(details.get("os", "")),
+            flags=_flags(details),
+            onnx_sha256=str(details.get("onnx_sha256", "")),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -13,7 +13,6 @@ from builder.digest import sha256_bytes
 from builder.errors import EngineError, RepositoryError, UsageError
 from builder.family import Registry
 from builder.preflight import fleet as module
-from builder.preflight.facts import parse_gpus
 from builder.preflight.failures import clear_failure, read_failures, record_failure
 from builder.preflight.fleet import Entry, fleet, fleet_targets, missing
 from builder.stage import OnnxSource, Stage
@@ -49,7 +48,7 @@ def registry() -> Registry:
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has."""
-    monkeypatch.setattr(module, "local_gpus", lambda: ())
+    monkeypatch.setattr(module, "local_targets", lambda: ())
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_the_targets_are_those_of_the_config_and_of_the_repository(config: Confi
 def test_auto_means_the_gpus_of_this_machine(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "local_gpus", lambda: parse_gpus(["NVIDIA A100, 8.0"]))
+    monkeypatch.setattr(module, "local_targets", lambda: (Target("sm80"),))
     assert fleet_targets(config.replace("build", targets=("auto",))) == (Target("sm80"), SM89, SM90)
     assert fleet_targets(config.replace("build", targets=("cpu",))) == (SM89, SM90)
 
