@@ -7,7 +7,6 @@ Weights come from safetensors files only, whole or in shards, and must fit the a
 the component's config.json describes, tensor by tensor.
 """
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import CheckpointError
+from builder.families.flux.mismatch import differences, raise_if
 from builder.families.flux.shards import StoredTensor, read_json, shard_files, stored_tensors
 
 if TYPE_CHECKING:
     import torch
 
 _LAYOUT = "a FLUX.1 folder in the layout of diffusers has model_index.json beside its components"
-
-_NAMED = 20
-"""So many problems are written out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +173,20 @@ def _load_network(folder: Path, name: str, dtype: "torch.dtype | None") -> "torc
     module = build_component(folder, name)
     stored = component_tensors(folder, name)
     expected = _parameters(module)
-    problems = list(_differences(stored, {k: tuple(t.shape) for k, t in expected.items()}))
-    _raise_if(problems, module, folder / name)
+    problems = list(differences(stored, {k: tuple(t.shape) for k, t in expected.items()}))
+    raise_if(problems, module, folder / name)
     state: dict[str, torch.Tensor] = {}
     for key, tensor in _read(stored):
         if not torch.isfinite(tensor).all():
             problems.append(f"{key} holds NaN or Inf")
         state[key] = tensor.to(dtype or torch.float32)
-    _raise_if(problems, module, folder / name)
+    raise_if(problems, module, folder / name)
     for alias, key in _ALIASES.get(name, {}).items():
         state[alias] = state[key]
     module.load_state_dict(state, strict=True, assign=True)
+    for alias, key in _ALIASES.get(name, {}).items():  # one parameter again, not two equal ones
+        parent, _, attribute = alias.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, module.get_parameter(key))
     if name == "text_encoder":  # not a parameter, so no checkpoint has it
         embeddings = module.get_submodule("embeddings")
         embeddings.position_ids = torch.arange(expected[_POSITIONS].shape[0])[None]
@@ -211,36 +211,6 @@ def _read(stored: Mapping[str, StoredTensor]) -> "Iterable[tuple[str, torch.Tens
         with safetensors.safe_open(file, framework="pt") as opened:
             for key, tensor in tensors:
                 yield key, opened.get_tensor(tensor.name)
-
-
-def _differences(
-    stored: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
-) -> Iterable[str]:
-    missing = [name for name in expected if name not in stored]
-    extra = [name for name in stored if name not in expected]
-    for name in missing:
-        alike = [n for n in extra if stored[n].shape == expected[name]]
-        close = difflib.get_close_matches(name, alike, n=1, cutoff=0.8)
-        if close:
-            extra.remove(close[0])
-        yield f"missing tensor {name}" + (f" (is it {close[0]}, renamed?)" if close else "")
-    for name in extra:
-        yield f"unexpected tensor {name}"
-    for name, tensor in stored.items():
-        if name in expected and tensor.shape != expected[name]:
-            yield f"{name} has shape {list(tensor.shape)}, not {list(expected[name])}"
-
-
-def _raise_if(problems: list[str], module: "torch.nn.Module", where: Path) -> None:
-    if not problems:
-        return
-    rest = len(problems) - _NAMED
-    named = problems[:_NAMED] + ([f"and {rest} more"] if rest > 0 else [])
-    raise CheckpointError(
-        f"does not fit {type(module).__name__}: {'; '.join(named)}",
-        where=where,
-        hint="the weights and config.json must belong together; download the folder again",
-    )
 
 
 def _present(folder: Path, name: str) -> tuple[Path, ...]:
