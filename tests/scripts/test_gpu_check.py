@@ -14,8 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from builder.config import load_config
+from builder.digest import FileDigests
 from builder.engines.trt.seam import PlanSpec, Progress, replaced
 from builder.errors import BuilderError
+from builder.preflight.check import check as preflight
+from builder.preflight.facts import Gpu, ServerFacts
+from builder.preflight.fleet import fleet, sources_of
 from builder.stage import Arrays, Stage
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.py"
@@ -137,6 +141,18 @@ def test_the_build_and_the_parity_step(script: Any, check: Any) -> None:
         assert built["validity_mask_onnx_trt"]["latency_ms"]["engine"] == 0.5
         assert check.plans()["validity_mask_onnx"].name == "sm90.plan"
         assert script.parity(check)["validity_mask_onnx"]["worst"] == 0.0
+    # What the build writes is what the preflight and the fleet's state read.
+    server = ServerFacts("11.4.0.106")
+    config = check.config
+    assert preflight(config.repository, server, [Gpu("9.0")]) == []
+    digests = FileDigests()
+    sources = sources_of(config, check.registry, digests)
+    assert preflight(config.repository, server, [Gpu("9.0")], sources=sources) == []
+    (other,) = preflight(config.repository, ServerFacts("10.14.1.48"), [Gpu("9.0")])
+    assert "built by TensorRT 11.4.0.106" in other.reason
+    states = {entry.stage: entry.state for entry in fleet(config, check.registry)}
+    assert states["validity_mask_onnx"] == "built"
+    assert states["preprocessing_onnx"] == "missing"
     with replaced(Builder(offset=1.0)), pytest.raises(BuilderError, match="differs by up to 1"):
         script.parity(check)
 
