@@ -38,3 +38,11 @@ command -v "${CXX:-g++}" >/dev/null || fail "a C++ compiler was not found" \
 echo "installing${extras:+ with extras $extras}: about 2 GB, a few minutes the first time"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
   --constraint constraints.txt --editable ".${extras:+[$extras]}"
+
+# onnxruntime and onnxruntime-gpu install the same files: the one that comes last counts.
+case ",$extras," in
+  *,gpu,*)
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --constraint constraints.txt --force-reinstall --no-deps onnxruntime-gpu
+    ;;
+esac
