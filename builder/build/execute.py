@@ -13,7 +13,6 @@ from builder.digest import FileDigests
 from builder.errors import BuilderError, from_os_error
 from builder.record import Record
 
-
 _SCRATCH = ("engine-*", "plan-*")
 """Folders in which engines and plans are made, below the folder of the lock."""
 

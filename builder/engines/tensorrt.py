@@ -20,7 +20,7 @@ from builder.engines.trt.seam import LoadedPlan, PlanSpec, Progress, plan_builde
 from builder.engines.trt.timing_cache import timing_cache
 from builder.errors import EngineError
 from builder.export.parity import Runner
-from builder.export.precision import check_precision, convert
+from builder.export.precision import QUANTIZED, check_precision, convert
 from builder.stage import Arrays, Stage
 from builder.target import Target, parse_target
 
@@ -108,7 +108,14 @@ def build_plan(job: EngineJob) -> Plan:
         cache=job.cache,
         progress=job.progress,
         name=job.stage.name,
+        calibration=_typical_inputs(job.stage) if precision in QUANTIZED else None,
     )
+
+
+def _typical_inputs(stage: Stage) -> Arrays:
+    import numpy as np
+
+    return stage.example(stage.shapes[0] if stage.shapes else {}, np.random.default_rng(0))
 
 
 def build_from(
@@ -122,6 +129,7 @@ def build_from(
     cache: Path | None,
     progress: Progress,
     name: str,
+    calibration: Arrays | None = None,
 ) -> Plan:
     """Build the plan of any ONNX file.
 
@@ -130,6 +138,7 @@ def build_from(
         plan: The file to write.
         cache: Folder for timing caches; None keeps none.
         name: For messages.
+        calibration: Typical inputs; see `builder.export.precision.convert`.
 
     Raises:
         EngineError: The network does not fit, or TensorRT fails.
@@ -139,7 +148,7 @@ def build_from(
     version = builder.version()
     digests = FileDigests()
     with tempfile.TemporaryDirectory(dir=plan.parent, prefix=".network-") as scratch:
-        network = convert(onnx, Path(scratch) / "model.onnx", precision)
+        network = convert(onnx, Path(scratch) / "model.onnx", precision, calibration)
         check_network(network, profiles, name=name)
         times = timing_cache(cache, gpu, version) if cache else None
         spec = PlanSpec(gpu=gpu, profiles=profiles, options=options, timing_cache=times)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import EngineError, MissingDependencyError
-from builder.stage import Tolerance
+from builder.stage import Arrays, Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,12 +89,14 @@ def tolerance_at(precision: str, tolerance: Tolerance) -> Tolerance:
     )
 
 
-def convert(source: Path, target: Path, precision: str) -> Path:
+def convert(source: Path, target: Path, precision: str, calibration: Arrays | None = None) -> Path:
     """Write an ONNX file in another precision; FP32 gives back the source itself.
 
     Args:
         source: An ONNX file; external weights are found beside it.
         target: The file to write.
+        calibration: Typical inputs, from which INT8 and FP8 take their scales; without them
+            nvidia-modelopt makes random ones.
 
     Returns:
         The file to build from.
@@ -106,7 +108,7 @@ def convert(source: Path, target: Path, precision: str) -> Path:
     if precision == FP32:
         return source
     if precision in QUANTIZED:
-        return _quantize(source, target, precision)
+        return _quantize(source, target, precision, calibration)
     import onnx
 
     from builder.export.exporter import save
@@ -368,8 +370,11 @@ def bfloat16_bits(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16).reshape(values.shape)
 
 
-def _quantize(source: Path, target: Path, precision: str) -> Path:
-    """Insert Q/DQ nodes with nvidia-modelopt."""
+def _quantize(source: Path, target: Path, precision: str, calibration: Arrays | None) -> Path:
+    """Insert Q/DQ nodes with nvidia-modelopt; what is not quantised becomes FP16.
+
+    Unverified: written against the signature of nvidia-modelopt 0.47, which was not run.
+    """
     try:
         quantize = importlib.import_module("modelopt.onnx.quantization").quantize
     except ImportError as error:
@@ -379,7 +384,16 @@ def _quantize(source: Path, target: Path, precision: str) -> Path:
             hint="pip install 'nvidia-modelopt[onnx]', or choose fp16 or bf16",
         ) from error
     try:
-        quantize(str(source), quantize_mode=precision, output_path=str(target))
+        quantize(
+            str(source),
+            quantize_mode=precision,
+            calibration_data=calibration,
+            calibration_eps=["cpu"],
+            high_precision_dtype="fp16",
+            use_external_data_format=source.with_name(f"{source.name}.data").is_file(),
+            output_path=str(target),
+            log_level="ERROR",
+        )
     except Exception as error:
         raise EngineError(f"nvidia-modelopt cannot quantise it: {error}", where=source) from error
     check_graph(target)

@@ -428,7 +428,7 @@ def test_networks_with_mixed_types_are_refused(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     assert mixed_types(model) == ["Add sum (x FLOAT, half FLOAT16, y FLOAT)"]
 
-    def convert(source: Path, target: Path, precision: str) -> Path:
+    def convert(source: Path, target: Path, *_: object) -> Path:
         onnx.save(model, str(target))
         return target
 

@@ -1,5 +1,7 @@
 """The networks that plans are built from: casts, types, and shapes at the profile's ends."""
 
+import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -132,14 +134,14 @@ def network() -> onnx.ModelProto:
 def test_what_is_cast_and_what_is_not() -> None:
     low = cast_model(network(), "fp16", where="net")
     onnx.checker.check_model(low, full_check=True)
-    types = {
+    kinds = {
         v.name: v.type.tensor_type.elem_type
         for v in onnx.shape_inference.infer_shapes(low, strict_mode=True).graph.value_info
     }
     by_op = {n.op_type: n for n in low.graph.node if n.op_type != "Cast"}
-    assert types[by_op["MatMul"].output[0]] == TensorProto.FLOAT16
-    assert types[by_op["Relu"].output[0]] == TensorProto.FLOAT16  # follows the product
-    assert types[by_op["Softmax"].output[0]] == TensorProto.FLOAT  # on the block list
+    assert kinds[by_op["MatMul"].output[0]] == TensorProto.FLOAT16
+    assert kinds[by_op["Relu"].output[0]] == TensorProto.FLOAT16  # follows the product
+    assert kinds[by_op["Softmax"].output[0]] == TensorProto.FLOAT  # on the block list
     assert [o.type.tensor_type.elem_type for o in low.graph.output] == [TensorProto.FLOAT] * 2
     weights = {i.name: i for i in low.graph.initializer}
     assert weights["w_float16"].data_type == TensorProto.FLOAT16
@@ -178,6 +180,26 @@ def test_unknown_precision_and_missing_modelopt(tmp_path: Path) -> None:
     assert convert(tmp_path / "net.onnx", tmp_path / "x", "fp32") == tmp_path / "net.onnx"
     with pytest.raises(Exception, match="nvidia-modelopt"):
         convert(tmp_path / "net.onnx", tmp_path / "low.onnx", "fp8")
+
+
+def test_quantisation_goes_through_modelopt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, object]] = []
+
+    def quantize(path: str, **options: object) -> None:
+        calls.append(options)
+        Path(str(options["output_path"])).write_bytes(Path(path).read_bytes())
+
+    for name in ("modelopt", "modelopt.onnx", "modelopt.onnx.quantization"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules["modelopt.onnx.quantization"], "quantize", quantize, False)
+    onnx.save(network(), tmp_path / "net.onnx")
+    inputs = {"x": np.ones((2, 4), np.float32)}
+    low = convert(tmp_path / "net.onnx", tmp_path / "low.onnx", "int8", inputs)
+    assert low == tmp_path / "low.onnx"
+    assert calls[0]["quantize_mode"] == "int8"
+    assert calls[0]["calibration_data"] is inputs
 
 
 def test_tolerance_is_never_below_that_of_the_stage() -> None:
