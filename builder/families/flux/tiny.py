@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from builder.digest import code_digest, sha256_value, versions_of
 from builder.errors import UsageError
 from builder.families.flux.corpus import captions
+from builder.families.flux.tokenizer_graph import byte_symbols
 from builder.files import replace_folder
 
 if TYPE_CHECKING:
@@ -291,13 +292,6 @@ def _charsmap(spiece_model: bytes) -> bytes:
     message = message_factory.GetMessageClass(pool.FindMessageTypeByName("spiece.Model"))
     parsed: Any = message.FromString(spiece_model)
     return bytes(parsed.normalizer.charsmap)
-
-
-def byte_symbols() -> list[str]:
-    """The printable character that stands for each byte in GPT-2's and CLIP's vocabularies."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

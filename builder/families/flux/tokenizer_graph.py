@@ -106,6 +106,13 @@ def tokenizer_reference(folder: Path, max_sequence_length: int) -> Callable[[Arr
     return run
 
 
+def byte_symbols() -> list[str]:
+    """The printable character that stands for each byte in GPT-2's and CLIP's vocabularies."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
+
+
 def _clip(g: Nodes, text: str, folder: Path) -> str:
     """CLIP ids: INT64 [B,77]."""
     import numpy as np
@@ -210,8 +217,6 @@ def _replace(g: Nodes, text: str, pattern: str, rewrite: str) -> str:
 
 
 def _clip_files(folder: Path) -> tuple[dict[str, int], str]:
-    from builder.families.flux.tiny import byte_symbols
-
     where = folder / "vocab.json"
     vocabulary = read_json(where)
     symbols = byte_symbols()
