@@ -28,7 +28,10 @@ from builder.target import Target
 if TYPE_CHECKING:
     from builder.build.plan import Context
 
-_PLAN_CODE = ("builder.engines.tensorrt", "builder.engines.trt", "builder.export.precision")
+_PLAN_CODE = (
+    *("builder.engines.tensorrt", "builder.engines.trt"),
+    *("builder.export.casting", "builder.export.precision"),
+)
 _CONFIG_CODE = ("builder.repository.model_config", "builder.repository.tensorrt_config")
 
 SERVING_KEY = "serving"

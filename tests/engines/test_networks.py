@@ -14,10 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from builder.engines.trt.checks import check_network, check_shapes, mixed_types
 from builder.engines.trt.profiles import make_profile, stage_profiles
 from builder.errors import ConfigError, EngineError
+from builder.export.casting import bfloat16_bits, cast_model
 from builder.export.parity import compare_outputs, onnx_runner
 from builder.export.precision import (
-    bfloat16_bits,
-    cast_model,
     check_graph,
     check_precision,
     convert,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.engines.trt.profiles import ShapeProfile
 from builder.errors import EngineError
-from builder.export.precision import opset_of, shared_types
+from builder.export.casting import opset_of, shared_types
 
 if TYPE_CHECKING:
     import onnx
