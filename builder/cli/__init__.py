@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
             return None
         if not isinstance(place, str):
             verb = cmd_name.capitalize()
-            return LazyGroup(cmd_name, commands_at=place, help=f"{verb} the models of a family.")
+            return LazyGroup(cmd_name, commands_at=place, help=f"{verb}: one command per family.")
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command

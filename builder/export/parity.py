@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import ParityError
 from builder.stage import NUMPY_DTYPES, Arrays, Shape, Stage, Tensor, Tolerance
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Runner = Callable[[Arrays], Arrays]
 
@@ -203,6 +206,17 @@ def onnx_runner(model: Path) -> Runner:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        feeds = {name: _as_text(array) for name, array in inputs.items()}
+        return dict(zip(names, session.run(names, feeds), strict=True))
 
     return run
+
+
+def _as_text(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Strings as `str`: of `bytes` ONNX Runtime's Python interface would take the repr."""
+    import numpy as np
+
+    if array.dtype != object:
+        return array
+    texts = [v.decode() if isinstance(v, bytes) else v for v in array.flat]
+    return np.array(texts, dtype=object).reshape(array.shape)

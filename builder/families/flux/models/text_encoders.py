@@ -19,7 +19,10 @@ CLIP_LENGTH = 77
 """Tokens that CLIP takes: `model_max_length` of its tokenizer."""
 
 _NETWORKS = "builder.families.flux.networks.text_encoders"
-_TOLERANCE = Tolerance(atol=5e-6, rtol=5e-6)
+_CLIP_TOLERANCE = Tolerance(atol=5e-6)
+_T5_TOLERANCE = Tolerance(atol=2e-5)
+"""T5's attention is not scaled, and sharp: PyTorch itself is 1.4e-5 from FP64 here."""
+
 _SERVING = {"response_cache": True}
 """A repeated prompt costs a look-up in place of a run of the encoder."""
 
@@ -52,7 +55,7 @@ def clip_encoder(variant: Variant) -> Stage:
         ),
         example=partial(clip_example, variant.widths.clip_vocabulary),
         shapes=({"B": 2}, {"B": 1}, {"B": 4}),
-        tolerance=_TOLERANCE,
+        tolerance=_CLIP_TOLERANCE,
         profile={"B": Range(1, 1, 8)},
         max_batch_size=8,
         serving=_SERVING,
@@ -81,7 +84,7 @@ def t5_encoder(variant: Variant) -> Stage:
         ),
         example=partial(t5_example, variant.widths.t5_vocabulary),
         shapes=({"B": 2, "S": 16}, {"B": 1, "S": variant.text_length}, {"B": 4, "S": 7}),
-        tolerance=_TOLERANCE,
+        tolerance=_T5_TOLERANCE,
         profile={"B": Range(1, 1, 8), "S": Range(1, variant.text_length, MOST_TEXT)},
         max_batch_size=8,
         serving=_SERVING,
