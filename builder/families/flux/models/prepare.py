@@ -77,6 +77,7 @@ def stage(spec: PipelineSpec) -> Stage:
         example=partial(example, spec),
         shapes=(shape(1, 64, 96), shape(2, 128, 32), shape(1, 256, 256), shape(4, 16, 16)),
         tolerance=Tolerance(atol=0.0),
+        engines=("onnxruntime",),  # TensorRT has no bitwise operators
         max_batch_size=8,
         serving={"dynamic_batching": False, "warmup": False},  # an image of 0 by 0 is refused
         metadata={"steps": str(spec.steps), "multiple_of": str(PIXELS_PER_PATCH)},

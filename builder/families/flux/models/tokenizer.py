@@ -66,6 +66,7 @@ def stage(variant: Variant) -> Stage:
         example=example,
         shapes=({"B": len(_PROMPTS)}, {"B": 1}, {"B": 3}),
         tolerance=Tolerance(atol=0.0),
+        engines=("onnxruntime",),
         max_batch_size=8,
         metadata={"text_length": str(variant.text_length)},
     )
