@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.config import Config
-from builder.families.flux.models import dit_step, text_encoders, tokenizer, vae_decoder
+from builder.families.flux.models import dit_step, prepare, text_encoders, tokenizer, vae_decoder
 from builder.families.flux.models.specs import PipelineSpec, specs
 from builder.pipeline import Pipeline, Step
 from builder.stage import Arrays, Tensor
@@ -67,7 +67,7 @@ def _steps(spec: PipelineSpec) -> Iterator[Step]:
     guidance = {"guidance": "checked_guidance"} if variant.guided else {}
     yield Step(
         spec.prepare,
-        {name: name for name in checked},
+        {name: name for name in (*checked, prepare.AFTER)},
         {"latents": "latents_0", "sigmas": "sigmas", "step": "step_0"}
         | {name: name for name in guidance.values()},
     )

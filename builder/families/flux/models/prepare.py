@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.config import Config
 from builder.families.flux.models.specs import PipelineSpec, specs
+from builder.families.flux.models.text_encoders import CLIP_LENGTH
 from builder.families.flux.options import PIXELS_PER_PATCH
 from builder.stage import Arrays, OnnxSource, Shape, Stage, Tensor, Tolerance
 
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
 
     from builder.families.flux.prepare_graph import PreparePlan
 
+AFTER = "clip_ids"
+"""An input that is not read: it makes the step wait for the tokenizer. Only so has the ensemble
+one first step. With several, the server can lock up for ever when one of them fails: the thread
+that answers holds the ensemble and wants the gRPC request, the thread that still starts the
+others holds the request and wants the ensemble (seen in Triton 2.51)."""
+
 _CODE = tuple(
     f"builder.families.flux.{module}"
-    for module in ("prepare_graph", "noise", "noise_graph", "nodes", "schedule", "options")
+    for module in (
+        *("prepare_graph", "noise", "noise_graph", "nodes", "schedule", "options"),
+        "models.prepare",
+    )
 )
 
 
@@ -30,7 +40,7 @@ def stage(spec: PipelineSpec) -> Stage:
     """The noise, sigmas and first step of a pipeline; sizes and guidance are checked here.
 
     Height and width are values, so requests are not batched together: with others their images
-    could have other sizes.
+    could have other sizes. The token ids are not read, see `AFTER`.
     """
     variant = spec.variant
     channels, latent = variant.widths.channels, variant.widths.latent
@@ -41,9 +51,15 @@ def stage(spec: PipelineSpec) -> Stage:
         return prepare_plan(variant.folder(), spec.steps, variant.options)
 
     def build() -> "onnx.ModelProto":
+        from onnx import TensorProto, helper
+
         from builder.families.flux.prepare_graph import prepare_model
 
-        return prepare_model(plan())
+        model = prepare_model(plan())
+        model.graph.input.append(
+            helper.make_tensor_value_info(AFTER, TensorProto.INT64, ["B", CLIP_LENGTH])
+        )
+        return model
 
     def reference(arrays: Arrays) -> Arrays:
         from builder.families.flux.prepare_graph import prepare_reference
@@ -62,6 +78,7 @@ def stage(spec: PipelineSpec) -> Stage:
     if variant.guided:
         inputs.append(Tensor("guidance", "FP32", ("B", 1)))
         outputs.append(Tensor("checked_guidance", "FP32", ("B", 1)))
+    inputs.append(Tensor(AFTER, "INT64", ("B", CLIP_LENGTH)))
     return Stage(
         name=spec.prepare,
         family="flux",
@@ -93,6 +110,7 @@ def example(spec: PipelineSpec, shape: Shape, rng: "np.random.Generator") -> Arr
         "seed": rng.integers(-(2**63), 2**63 - 1, (batch, 1)),
         "height": np.full((batch, 1), shape["h"] * latent, np.int64),
         "width": np.full((batch, 1), shape["w"] * latent, np.int64),
+        AFTER: np.zeros((batch, CLIP_LENGTH), np.int64),
     }
     if spec.variant.guided:
         arrays["guidance"] = rng.uniform(1.0, 7.0, (batch, 1)).astype(np.float32)
