@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
+from builder.cli._progress import progress_bar
 from builder.engines.trt.convert import convert_file, parse_shapes
 from builder.engines.trt.options import TensorRTOptions
 from builder.errors import BuilderError, UsageError
@@ -67,7 +67,7 @@ def main(
             workspace_mib=workspace, optimization_level=optimization_level, tf32=tf32
         )
         options.check("the options")
-        with _progress() as progress:
+        with progress_bar(Console(stderr=True)) as progress:
             task = progress.add_task("building", total=None)
             plan = convert_file(
                 onnx,
@@ -89,19 +89,6 @@ def main(
     click.echo(
         f"{output}: {size / (1 << 20):.1f} MiB, {plan.precision}, TensorRT {plan.tensorrt}, "
         f"for {plan.spec.gpu.name} (compute capability {plan.spec.gpu.compute_capability})"
-    )
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
     )
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from builder.build.action import Action
 from builder.build.execute import Listener, Outcome, exclusive, execute
 from builder.build.plan import Context, make_context, make_plan, select
 from builder.build.stale_plans import stale_plans
 from builder.build.verify import Verification, read_verification, verification_digest, verify
+from builder.cli._progress import progress_bar
 from builder.config import Config
 from builder.engines.trt.gpu import INSTALL, local_gpus, tensorrt_version
 from builder.errors import BuilderError
@@ -141,7 +141,7 @@ def _gpu_notice(config: Config, context: Context) -> str | None:
 def _execute(
     context: Context, plan: list[Action], force: bool, console: Console
 ) -> dict[Action, Outcome]:
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("build", total=None, visible=False)
         inner = progress.add_task("", total=None, visible=False)
 
@@ -188,25 +188,13 @@ def _verify(
     last = read_verification(context.config.build_dir)
     if last is not None and not force and last.digest == verification_digest(context, plan):
         return last
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("starting the server")
 
         def update(model: str, done: int, count: int) -> None:
             progress.update(task, description=f"serving {model}", completed=done, total=count)
 
         return verify(context, plan, update)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _to_json(

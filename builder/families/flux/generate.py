@@ -179,7 +179,9 @@ def read_size(text: str | None, spec: PipelineSpec) -> tuple[int, int]:
             f"{text!r} is no size", where="--size", hint="write 768x1024 (height x width) or 512"
         ) from None
     if problem := size_problem(height, width, options.max_size):
-        raise UsageError(problem, where="--size", hint="the limit is [flux] max_size")
+        raise UsageError(
+            problem, where="--size", hint="sizes are multiples of 16, up to [flux] max_size"
+        )
     return height, width
 
 
