@@ -43,6 +43,9 @@ class BuildOptions:
         ("auto",), "targets to build for: cpu, sm90, ...; auto is the CPU and the GPUs found here"
     )
     families: tuple[str, ...] = setting((), "families to build; empty means all")
+    stream_from_mib: int = setting(
+        1024, "weights of so many MiB and more are exported without being held in memory"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,9 @@ from builder.errors import from_os_error
 from builder.files import write_atomic
 
 _CHUNK = 1 << 20
+
+LARGE = 64 << 20
+"""From this size on a file is hashed once, whatever it is called afterwards."""
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -35,12 +38,16 @@ class FileDigests:
 
     Args:
         cache_file: Where to remember them; None remembers nothing.
+
+    Attributes:
+        progress: Told about large files: what is done, and MiB done and in all.
     """
 
     def __init__(self, cache_file: Path | None = None):
         self._file = cache_file
         self._known: dict[str, list[Any]] = {}
         self._changed = False
+        self.progress: Callable[[str, int, int], None] = lambda phase, done, total: None
         if cache_file is not None and cache_file.is_file():
             try:
                 self._known = dict(json.loads(cache_file.read_text(encoding="utf-8")))
@@ -59,19 +66,37 @@ class FileDigests:
             known = self._known.get(str(path))
             if known is not None and known[:3] == stamp:
                 return str(known[3])
-            digest = hashlib.sha256()
+            if stat.st_size >= LARGE and (same := self._same_file(path, stamp)):
+                return same
+            digest, done = hashlib.sha256(), 0
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
+                    done += len(chunk)
+                    if stat.st_size >= LARGE:
+                        self.progress(f"hashing {path.name}", done >> 20, stat.st_size >> 20)
         except OSError as error:
             raise from_os_error(error, "reading", path) from error
         self._known[str(path)] = [*stamp, digest.hexdigest()]
         self._changed = True
         return digest.hexdigest()
 
+    def _same_file(self, path: Path, stamp: list[int]) -> str | None:
+        """The digest of a large file under another name: a hard link, or before it was renamed."""
+        for known in self._known.values():
+            if known[:3] == stamp:
+                self._known[str(path)] = known
+                self._changed = True
+                return str(known[3])
+        return None
+
     def combined(self, paths: Iterable[Path]) -> str:
         """One digest of several files, names included; a missing file counts as `missing`."""
-        parts = {p.name: self.sha256(p) if p.is_file() else "missing" for p in paths}
+        parts: dict[str, str] = {}
+        for p in paths:
+            same = sum(name.partition("#")[0] == p.name for name in parts)
+            name = f"{p.name}#{same}" if same else p.name  # files of several folders
+            parts[name] = self.sha256(p) if p.is_file() else "missing"
         return sha256_value(parts)
 
     def save(self) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from builder.stored import StoredWeights
+
 if TYPE_CHECKING:
     import numpy as np
     import onnx
@@ -113,6 +115,8 @@ class TorchSource:
         settings: Whatever else decides it, by name.
         graph: Stages that name the same graph are alike up to the values of their state_dict:
             one of them is exported, the others only get their own weights.
+        stored: The same module with its weights left on the disk. Weights of
+            `[build] stream_from_mib` and more are exported from there, never held in memory.
     """
 
     load: Callable[[], "torch.nn.Module"]
@@ -121,6 +125,7 @@ class TorchSource:
     libraries: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     graph: str | None = None
+    stored: StoredWeights | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,15 @@ def plan(context: "Context", stage: Stage) -> Action:
     folder = export_folder(context.config.exports, stage)
 
     def make(made_from: Mapping[str, str]) -> Record:
-        return context.exporter.export(stage, folder, made_from)
+        return context.exporter.export(stage, folder, made_from, context.progress)
 
     return Action(
         artefact="export",
         model=stage.name,
         folder=folder,
-        ingredients=lambda: export_ingredients(stage, context.digests),
+        ingredients=lambda: export_ingredients(
+            stage, context.digests, context.exporter.stream_from
+        ),
         make=make,
     )
 

@@ -52,7 +52,7 @@ def make_context(config: Config, registry: Registry, version: int | None = None)
         config=config,
         registry=registry,
         digests=digests,
-        exporter=Exporter(digests),
+        exporter=Exporter(digests, stream_from=config.build.stream_from_mib << 20),
         version=version,
         targets=expand_targets(config.build.targets),
     )

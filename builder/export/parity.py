@@ -1,5 +1,6 @@
 """Parity: how far an artefact's outputs are from those of what it was made from."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def check_parity(
     seed: int = 0,
     shapes: Sequence[Shape] | None = None,
     tolerance: Tolerance | None = None,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
 ) -> tuple[Parity, tuple[Arrays, Arrays]]:
     """Compare two implementations of a stage at every shape that it declares.
 
@@ -118,6 +120,7 @@ def check_parity(
         seed: Seed of the example inputs.
         shapes: Other shapes than those that the stage declares.
         tolerance: Another tolerance than that of the stage.
+        progress: Told how many shapes are compared.
 
     Returns:
         The parity, and the inputs and reference outputs of the first shape (a golden request).
@@ -132,6 +135,7 @@ def check_parity(
     worst: dict[str, float] = {}
     golden: tuple[Arrays, Arrays] | None = None
     for index, shape in enumerate(shapes):
+        progress("comparing", index, len(shapes))
         inputs = stage.example(shape, np.random.default_rng(seed + index))
         check_inputs(stage, inputs, shape)
         want = reference(inputs)
@@ -182,8 +186,13 @@ def torch_runner(stage: Stage, module: Any) -> Runner:
     return run
 
 
-def onnx_runner(model: Path) -> Runner:
+def onnx_runner(model: Path, *, keep_weights_on_disk: bool | None = None) -> Runner:
     """Run an ONNX file with ONNX Runtime on one CPU thread.
+
+    Args:
+        keep_weights_on_disk: Fold nothing and pack nothing, so that external weights are only
+            mapped, and a model of any size can be run, slowly. By default where the weights
+            would not fit into memory otherwise.
 
     Raises:
         ParityError: ONNX Runtime cannot load the file.
@@ -195,6 +204,13 @@ def onnx_runner(model: Path) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # failures reach the caller as exceptions
+    if keep_weights_on_disk is None:
+        keep_weights_on_disk = _exceeds_memory(model)
+    if keep_weights_on_disk:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False  # it would keep the largest of everything
+        options.enable_mem_pattern = False
     try:
         for library in operator_libraries(model).values():
             options.register_custom_ops_library(str(library))
@@ -210,6 +226,23 @@ def onnx_runner(model: Path) -> Runner:
         return dict(zip(names, session.run(names, feeds), strict=True))
 
     return run
+
+
+def _exceeds_memory(model: Path) -> bool:
+    """Whether an ONNX file with all that lies beside it is too large to be loaded as usual.
+
+    Half of the available memory must do for weights that grow from 16 to 32 bits, and for the
+    copy that ONNX Runtime packs for its matrix products.
+    """
+    try:
+        size = sum(file.stat().st_size for file in model.parent.iterdir() if file.is_file())
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        return False
+    return size * 8 > available
 
 
 def _as_text(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":

@@ -30,6 +30,18 @@ def trace(stage: Stage, module: "torch.nn.Module", *, optimize: bool) -> "onnx.M
     Raises:
         ExportError: The exporter failed; the message holds its reason.
     """
+    program = run_exporter(stage, module, optimize=optimize)
+    return name_dims(stage, strip(program.model_proto))
+
+
+def run_exporter(
+    stage: Stage, module: "torch.nn.Module", *, optimize: bool
+) -> "torch.onnx.ONNXProgram":
+    """Run the exporter at the stage's first shape, with every symbol dynamic.
+
+    Raises:
+        ExportError: The exporter failed; the message holds its reason.
+    """
     import numpy as np
     import torch
 
@@ -70,13 +82,18 @@ def trace(stage: Stage, module: "torch.nn.Module", *, optimize: bool) -> "onnx.M
             hint="run with BUILDER_DEBUG=1 for the exporter's traceback",
         ) from error
     assert program is not None
-    return name_dims(stage, strip(program.model_proto))
+    return program
 
 
-def name_dims(stage: Stage, model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Call the dynamic dims of inputs and outputs as the stage does."""
+def name_dims(stage: Stage, model: "onnx.ModelProto", *, weights: int = 0) -> "onnx.ModelProto":
+    """Call the dynamic dims of inputs and outputs as the stage does.
+
+    Args:
+        weights: So many inputs at the end are weights.
+    """
+    own = len(model.graph.input) - weights
     for values, tensors in (
-        (model.graph.input, stage.inputs),
+        (list(model.graph.input)[:own], stage.inputs),
         (model.graph.output, stage.outputs),
     ):
         for value, tensor in zip(values, tensors, strict=True):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from builder.errors import CheckpointError
 from builder.families.flux.mismatch import differences, raise_if
-from builder.families.flux.shards import StoredTensor, read_json, shard_files, stored_tensors
+from builder.families.flux.shards import read_json, shard_files, stored_tensors
+from builder.stored import StoredTensor
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +173,7 @@ def _load_network(folder: Path, name: str, dtype: "torch.dtype | None") -> "torc
 
     module = build_component(folder, name)
     stored = component_tensors(folder, name)
-    expected = _parameters(module)
+    expected = parameters_of(module)
     problems = list(differences(stored, {k: tuple(t.shape) for k, t in expected.items()}))
     raise_if(problems, module, folder / name)
     state: dict[str, torch.Tensor] = {}
@@ -187,15 +188,23 @@ def _load_network(folder: Path, name: str, dtype: "torch.dtype | None") -> "torc
     for alias, key in _ALIASES.get(name, {}).items():  # one parameter again, not two equal ones
         parent, _, attribute = alias.rpartition(".")
         setattr(module.get_submodule(parent), attribute, module.get_parameter(key))
-    if name == "text_encoder":  # not a parameter, so no checkpoint has it
-        embeddings = module.get_submodule("embeddings")
-        embeddings.position_ids = torch.arange(expected[_POSITIONS].shape[0])[None]
-    if left := [n for n, b in module.named_buffers() if b.is_meta]:
-        raise AssertionError(f"{name} has the buffers {left} that no checkpoint fills")
+    fill_buffers(module, name)
     return module
 
 
-def _parameters(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+def fill_buffers(module: "torch.nn.Module", name: str) -> None:
+    """Give a network from `build_component` the buffers that no checkpoint has."""
+    import torch
+
+    if name == "text_encoder":
+        embeddings = module.get_submodule("embeddings")
+        positions = module.get_parameter(_POSITIONS).shape[0]
+        embeddings.position_ids = torch.arange(positions)[None]
+    if left := [n for n, b in module.named_buffers() if b.is_meta]:
+        raise AssertionError(f"{name} has the buffers {left} that no checkpoint fills")
+
+
+def parameters_of(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     """Parameters by name, a shared one only once."""
     return dict(module.named_parameters())
 

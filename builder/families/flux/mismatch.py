@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import CheckpointError
-from builder.families.flux.shards import StoredTensor
+from builder.stored import StoredTensor
 
 if TYPE_CHECKING:
     import torch

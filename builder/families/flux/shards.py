@@ -7,11 +7,11 @@ can be used where they lie. Format: https://github.com/huggingface/safetensors#f
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.errors import CheckpointError
+from builder.stored import StoredTensor
 
 MAX_HEADER = 100_000_000
 """Largest header that the format allows, in bytes."""
@@ -26,27 +26,6 @@ ITEM_BITS: Mapping[str, int] = {
 
 _INDEX = ".safetensors.index.json"
 _RESTORE = "restore the file, for example by downloading it again"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """Where one tensor lies.
-
-    Attributes:
-        file: The safetensors file.
-        name: Its name in that file.
-        dtype: As safetensors calls it: F32, BF16, ...
-        shape: Its sizes.
-        offset: First byte, from the start of the file.
-        size: Bytes.
-    """
-
-    file: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    size: int
 
 
 def shard_files(folder: Path, stem: str) -> tuple[Path, ...]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.config import Config
 from builder.families.flux.models.variants import LIBRARIES, Variant, variants
+from builder.families.flux.stored import stored_weights
 from builder.stage import Arrays, Range, Shape, Stage, Tensor, Tolerance, TorchSource
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ def stage(variant: Variant) -> Stage:
     """The decoder; `H` and `W` are `h` and `w` in pixels."""
     widths, options = variant.widths, variant.options
 
-    def load() -> "torch.nn.Module":
+    def wrap(vae: Any) -> "torch.nn.Module":
         from builder.families.flux.networks.vae_decoder import VaeDecoder
 
-        return VaeDecoder(variant.component("vae"))
+        return VaeDecoder(vae)
+
+    def load() -> "torch.nn.Module":
+        return wrap(variant.component("vae"))
 
     def shape(batch: int, h: int, w: int) -> Shape:
         return {"B": batch, "h": h, "w": w, "H": h * widths.latent, "W": w * widths.latent}
@@ -40,6 +44,7 @@ def stage(variant: Variant) -> Stage:
         outputs=(Tensor("image", "UINT8", ("B", "H", "W", 3)),),
         source=TorchSource(
             load=load,
+            stored=stored_weights(variant.folder, "vae", wrap),
             files=variant.files("vae"),
             code=variant.code("builder.families.flux.networks.vae_decoder"),
             libraries=LIBRARIES,
