@@ -10,13 +10,21 @@ the real one is missing:
         from builder.serving import pb_stand_in as pb_utils
 """
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+"""Flag of the last response to a request."""
+
+serve: "Callable[[InferenceRequest], InferenceResponse] | None" = None
+"""Answers the requests that models make of other models; `local_models` sets it."""
 
 
 class TritonModelException(Exception):  # noqa: N818  (the real module's name)
@@ -73,18 +81,31 @@ class Tensor:
 
 
 class InferenceRequest:
-    """What a client sent.
+    """What a client sent, or what a model asks of another one.
 
     Args:
         inputs: The tensors.
         request_id: Free text of the client.
         cancelled: Whether the client has gone.
+        model_name: The other model.
+        requested_output_names: Which of its outputs are wanted.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], request_id: str = "", cancelled: bool = False):
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        request_id: str = "",
+        cancelled: bool = False,
+        *,
+        model_name: str = "",
+        requested_output_names: Sequence[str] = (),
+    ):
         self._inputs = list(inputs)
         self._request_id = request_id
         self._cancelled = cancelled
+        self._sender = InferenceResponseSender(self)
+        self._model_name = model_name
+        self._requested_output_names = list(requested_output_names)
 
     def inputs(self) -> list[Tensor]:
         """The tensors."""
@@ -94,6 +115,14 @@ class InferenceRequest:
         """Free text of the client."""
         return self._request_id
 
+    def model_name(self) -> str:
+        """The model that is asked."""
+        return self._model_name
+
+    def requested_output_names(self) -> list[str]:
+        """The outputs that are wanted."""
+        return self._requested_output_names
+
     def cancel(self) -> None:
         """What a client does that does not wait for the answer; not in the real module."""
         self._cancelled = True
@@ -101,6 +130,56 @@ class InferenceRequest:
     def is_cancelled(self) -> bool:
         """Whether the client has gone."""
         return self._cancelled
+
+    def get_response_sender(self) -> "InferenceResponseSender":
+        """For a model that answers after `execute` has returned."""
+        return self._sender
+
+    def exec(self) -> "InferenceResponse":
+        """Ask the other model."""
+        if serve is None:
+            raise TritonModelException(f"unknown model {self._model_name!r}")
+        return serve(self)
+
+    async def async_exec(self) -> "InferenceResponse":
+        """The same, in a thread of the running event loop."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.exec)
+
+
+class InferenceResponseSender:
+    """Sends the responses to one request.
+
+    Attributes:
+        responses: What was sent; not in the real module.
+    """
+
+    def __init__(self, request: InferenceRequest):
+        self._request = request
+        self._final = threading.Event()
+        self.responses: list[InferenceResponse] = []
+
+    def send(self, response: "InferenceResponse | None" = None, flags: int = 0) -> None:
+        """Send a response, or say with the flag that there are no more."""
+        if self._final.is_set():
+            raise TritonModelException("Unable to send response. Response sender has been closed.")
+        if response is not None:
+            self.responses.append(response)
+        if flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL:
+            self._final.set()
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has gone."""
+        return self._request.is_cancelled()
+
+    def wait(self, seconds: float) -> "list[InferenceResponse]":
+        """All responses, when the last one is there; not in the real module.
+
+        Raises:
+            TimeoutError: It does not come.
+        """
+        if not self._final.wait(seconds):
+            raise TimeoutError(f"no final response in {seconds} s")
+        return self.responses
 
 
 class InferenceResponse:

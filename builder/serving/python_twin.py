@@ -2,23 +2,21 @@
 
 A twin declares its tensors once; this module turns that into the auto-completed config, checks
 every request against it, runs the good ones as one batch and gives each of the others an error
-of its own:
-
-    INVALID_ARG   the request is wrong: a shape, a dtype, lengths that differ, an unknown channel
-    UNAVAILABLE   the request is fine but cannot be answered now: weights or memory are missing
-    CANCELLED     the client has gone
-    INTERNAL      everything else
+of its own (`twin_errors` says which). `joined` is for networks with a batch dim; models that call
+other models answer with `twin_tasks`.
 """
 
 import json
-import traceback
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from builder.errors import BuilderError, UsageError
-from builder.stage import NUMPY_DTYPES, Arrays, Tensor
+from builder.errors import UsageError
+from builder.serving.twin_errors import AbandonedError, cancelled, explained, failed
+from builder.serving.twin_requests import read
+from builder.stage import Arrays, Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -28,39 +26,59 @@ Compute = Callable[[list[Arrays], Callable[[], None]], list[Arrays]]
 raises `AbandonedError` once nobody waits for the answer any more."""
 
 
-class AbandonedError(Exception):
-    """Every client of the batch has gone."""
-
-
 def parameter(args: Mapping[str, str], key: str, default: str) -> str:
     """The string parameter `key` of the model's config, or the default if it is empty.
 
     Args:
         args: What the python backend passes to `initialize`.
     """
-    parameters = json.loads(args["model_config"]).get("parameters", {})
+    return config_parameter(json.loads(args["model_config"]), key, default)
+
+
+def config_parameter(config: Mapping[str, Any], key: str, default: str) -> str:
+    """The same for a config that is being auto-completed, as a dict."""
+    parameters = config.get("parameters", {})
     return str(parameters.get(key, {}).get("string_value") or default)
 
 
-def use_threads(args: Mapping[str, str]) -> None:
-    """Let PyTorch use as many threads as the config's parameter `threads` says, by default 1.
+def number(args: Mapping[str, str], key: str, default: int) -> int:
+    """The parameter `key` as a positive number.
 
-    One is what the native models get, too; these networks are too small to gain from more.
+    Raises:
+        ValueError: It is none.
+    """
+    text = parameter(args, key, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"parameter {key}: expected 1 or more, got {text!r}")
+    return int(text)
+
+
+def use_threads(args: Mapping[str, str], default: int = 1) -> None:
+    """Let PyTorch use as many threads as the config's parameter `threads` says.
+
+    Args:
+        args: What the python backend passes to `initialize`.
+        default: Threads where it says nothing: those of the native model, 1 unless builder.toml
+            has another `intra_op_threads`; 0 means one per core, as there.
 
     Raises:
         ValueError: The parameter is no positive number.
     """
     import torch
 
-    text = parameter(args, "threads", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"parameter threads: expected 1 or more, got {text!r}")
-    torch.set_num_threads(int(text))
+    torch.set_num_threads(number(args, "threads", default or os.cpu_count() or 1))
+
+
+def device(args: Mapping[str, str]) -> str:
+    """Where PyTorch runs this instance: `cpu`, or the GPU that the server has given it."""
+    if args.get("model_instance_kind") != "GPU":
+        return "cpu"
+    return f"cuda:{args['model_instance_device_id']}"
 
 
 def named(outputs: Sequence[Tensor], values: "Sequence[torch.Tensor]") -> Arrays:
     """PyTorch outputs in the declared order as arrays by name."""
-    return {t.name: value.numpy() for t, value in zip(outputs, values, strict=True)}
+    return {t.name: value.cpu().numpy() for t, value in zip(outputs, values, strict=True)}
 
 
 def declare(
@@ -69,19 +87,25 @@ def declare(
     outputs: Sequence[Tensor],
     *,
     optional: Sequence[Tensor] = (),
+    max_batch_size: int = 0,
 ) -> Any:
     """Write a twin's tensors into the config that is being auto-completed, and return it.
+
+    Args:
+        max_batch_size: If not 0, the first dim of every tensor is the batch, which the config
+            leaves out; it may set a smaller one.
 
     Raises:
         ValueError: config.pbtxt says something else about one of them.
     """
-    config.set_max_batch_size(0)
+    config.set_max_batch_size(max_batch_size)
+    batched = max_batch_size > 0
     for tensor in inputs:
-        config.add_input(_entry(tensor))
+        config.add_input(_entry(tensor, batched))
     for tensor in optional:
-        config.add_input(_entry(tensor) | {"optional": True})
+        config.add_input(_entry(tensor, batched) | {"optional": True})
     for tensor in outputs:
-        config.add_output(_entry(tensor))
+        config.add_output(_entry(tensor, batched))
     return config
 
 
@@ -93,6 +117,7 @@ def answer(
     *,
     optional: Sequence[Tensor] = (),
     smallest: int = 1,
+    check: Callable[[Arrays], None] | None = None,
 ) -> list[Any]:
     """Answer a batch of requests; one that is wrong fails alone.
 
@@ -103,6 +128,7 @@ def answer(
         inputs: Tensors that every request has to have; equal symbols mean equal sizes.
         optional: Tensors that a request may have.
         smallest: The least size of a dynamic dim.
+        check: Raises UsageError where the values of a request are out of range.
 
     Returns:
         One response per request, in their order.
@@ -111,71 +137,60 @@ def answer(
     batch: dict[int, Arrays] = {}
     for index, request in enumerate(requests):
         if request.is_cancelled():
-            responses[index] = _cancelled(pb_utils)
+            responses[index] = cancelled(pb_utils)
             continue
         try:
-            batch[index] = _read(pb_utils, request, inputs, optional, smallest)
-        except ValueError as error:
-            responses[index] = _failed(pb_utils, str(error), pb_utils.TritonError.INVALID_ARG)
+            arrays = read(pb_utils, request, inputs, optional, smallest)
+            if check is not None:
+                check(arrays)
+            batch[index] = arrays
+        except (ValueError, UsageError) as error:
+            responses[index] = failed(pb_utils, str(error), pb_utils.TritonError.INVALID_ARG)
     for index, outcome in _compute(batch, requests, compute).items():
         if isinstance(outcome, Exception):
-            responses[index] = _explained(pb_utils, outcome)
+            responses[index] = explained(pb_utils, outcome)
         elif requests[index].is_cancelled():
-            responses[index] = _cancelled(pb_utils)
+            responses[index] = cancelled(pb_utils)
         else:
             tensors = [pb_utils.Tensor(name, array) for name, array in outcome.items()]
             responses[index] = pb_utils.InferenceResponse(output_tensors=tensors)
     return responses
 
 
-def _entry(tensor: Tensor) -> dict[str, Any]:
+def joined(batch: Sequence[Arrays], run: Callable[[Arrays], Arrays]) -> list[Arrays]:
+    """Run requests that are alike as one: arrays are joined along the batch dim, and parted again.
+
+    Args:
+        batch: Requests; the first dim of all arrays of one request is its batch.
+        run: From joined inputs to joined outputs.
+
+    Returns:
+        The outputs of each request. Those that send other tensors, or tensors of another shape,
+        run by themselves.
+    """
+    alike: dict[tuple[tuple[str, tuple[int, ...]], ...], list[int]] = {}
+    for index, arrays in enumerate(batch):
+        key = tuple((name, array.shape[1:]) for name, array in sorted(arrays.items()))
+        alike.setdefault(key, []).append(index)
+    answers: list[Arrays] = [{} for _ in batch]
+    for indices in alike.values():
+        if len(indices) == 1:
+            answers[indices[0]] = run(batch[indices[0]])
+            continue
+        names = batch[indices[0]]
+        outputs = run({name: np.concatenate([batch[i][name] for i in indices]) for name in names})
+        lengths = [len(next(iter(batch[i].values()))) for i in indices]
+        cuts = np.cumsum(lengths)[:-1]
+        for name, values in outputs.items():
+            for index, part in zip(indices, np.split(values, cuts), strict=True):
+                answers[index][name] = part
+    return answers
+
+
+def _entry(tensor: Tensor, batched: bool) -> dict[str, Any]:
     dtype = "STRING" if tensor.dtype == "BYTES" else tensor.dtype
     dims = [-1 if isinstance(d, str) else d for d in tensor.dims]
-    return {"name": tensor.name, "data_type": f"TYPE_{dtype}", "dims": dims}
-
-
-def _read(
-    pb_utils: Any,
-    request: Any,
-    inputs: Sequence[Tensor],
-    optional: Sequence[Tensor],
-    smallest: int,
-) -> Arrays:
-    """The arrays of a request; ValueError says what is wrong with it."""
-    arrays: Arrays = {}
-    sizes: dict[str, int] = {}
-    for tensor in (*inputs, *optional):
-        sent = pb_utils.get_input_tensor_by_name(request, tensor.name)
-        if sent is None:
-            if tensor in optional:
-                continue
-            raise ValueError(f"there is no input {tensor.name}; expected {tensor}")
-        array = sent.as_numpy()
-        if array.dtype != np.dtype(NUMPY_DTYPES[tensor.dtype]):
-            raise ValueError(f"input {tensor.name} holds {array.dtype}, not {tensor.dtype}")
-        _check_shape(tensor, array.shape, sizes, smallest)
-        arrays[tensor.name] = array
-    return arrays
-
-
-def _check_shape(
-    tensor: Tensor, shape: tuple[int, ...], sizes: dict[str, int], smallest: int
-) -> None:
-    expected = ",".join(map(str, tensor.dims))
-    wrong = ValueError(f"input {tensor.name} has shape {list(shape)}, not [{expected}]")
-    if len(shape) != len(tensor.dims):
-        raise wrong
-    for dim, size in zip(tensor.dims, shape, strict=True):
-        if isinstance(dim, int):
-            if size != dim:
-                raise wrong
-        elif size < smallest:
-            raise ValueError(f"input {tensor.name} is empty: send {smallest} sample(s) or more")
-        elif sizes.setdefault(dim, size) != size:
-            raise ValueError(
-                f"input {tensor.name} has {size} samples, another input {sizes[dim]}: "
-                "all inputs must have the same length"
-            )
+    return {"name": tensor.name, "data_type": f"TYPE_{dtype}", "dims": dims[batched:]}
 
 
 def _compute(
@@ -195,32 +210,8 @@ def _compute(
     except Exception as error:
         if len(batch) == 1 or isinstance(error, AbandonedError):
             return dict.fromkeys(batch, error)
-    # One of them is bad: find out which, and answer the others.
+    # One of them is bad, or all are too much at once: answer those that can be.
     single: dict[int, Arrays | Exception] = {}
     for index, arrays in batch.items():
         single |= _compute({index: arrays}, requests, compute)
     return single
-
-
-def _explained(pb_utils: Any, error: Exception) -> Any:
-    codes = pb_utils.TritonError
-    if isinstance(error, AbandonedError):
-        return _cancelled(pb_utils)
-    if isinstance(error, UsageError):
-        return _failed(pb_utils, str(error), codes.INVALID_ARG)
-    if isinstance(error, BuilderError):
-        return _failed(pb_utils, str(error), codes.UNAVAILABLE)
-    # torch reports a failed allocation as a RuntimeError of the allocator.
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return _failed(pb_utils, "out of memory: send fewer samples", codes.UNAVAILABLE)
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{last.filename}:{last.lineno}"
-    return _failed(pb_utils, f"{type(error).__name__}: {error} ({where})", codes.INTERNAL)
-
-
-def _cancelled(pb_utils: Any) -> Any:
-    return _failed(pb_utils, "the client has cancelled", pb_utils.TritonError.CANCELLED)
-
-
-def _failed(pb_utils: Any, message: str, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

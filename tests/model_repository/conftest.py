@@ -1,4 +1,4 @@
-"""The python-backend twins, and one real server with all of them."""
+"""The python-backend twins, and one real server with those of the anomaly family."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,10 @@ from builder.serving.server import TritonServer
 
 ROOT = Path(__file__).parents[2]
 TWINS = ROOT / "model_repository" / "python"
+ANOMALY = (
+    *("preprocessing", "postprocessing", "custom_logic", "omnianomaly_py", "tranad_py"),
+    "anomaly_pipeline_py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +29,5 @@ def python_backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def twin_server(python_backends: Path) -> Iterator[TritonServer]:
-    with TritonServer([TWINS], backend_directory=python_backends) as server:
+    with TritonServer([TWINS], backend_directory=python_backends, load=ANOMALY) as server:
         yield server
