@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from collections.abc import Callable
 
 import click
 from rich import markup
@@ -31,12 +32,17 @@ def print_report(report: Report, against: Report | None = None) -> None:
 
     Lines are never broken or cut where the output is not a terminal.
     """
+    print_whole(lambda console: _print(console, report, against))
+
+
+def print_whole(write: Callable[[Console], None]) -> None:
+    """Call `write` with a console that, where there is no terminal, neither cuts nor pads lines."""
     console = Console(highlight=False)
     if console.is_terminal:
-        _print(console, report, against)
+        write(console)
         return
     text = io.StringIO()
-    _print(Console(highlight=False, width=_WIDE, file=text), report, against)
+    write(Console(highlight=False, width=_WIDE, file=text))
     lines = [line.rstrip() for line in text.getvalue().splitlines()]  # tables pad their rows
     click.echo("\n".join(lines))
 
