@@ -72,20 +72,25 @@ def cost_table(report: Report, case: CaseInfo) -> str:
             number(used.client_cores),
             number(cell.per_second.median / cores) if cores else NOTHING,
             mib_text(used.server_mib),
-            mib_text(used.stub_mib),
+            # All variants of a case are loaded: stubs that do nothing belong to another one.
+            mib_text(used.stub_mib) if used.stub_cores else NOTHING,
         ]
         if has_gpu:
             percent = NOTHING if used.gpu_percent is None else f"{used.gpu_percent:.0f} %"
             row += [percent, mib_text(used.gpu_mib)]
         rows.append((row, cell.concurrency != before))
         before = cell.concurrency
-    return "<h3>What it costs</h3>" + _table(header, rows, text_columns={1})
+    note = (
+        '<p class="soft">Medians. All variants of a case are loaded while one is measured, so the '
+        "server's memory is that of all; stubs are shown where they worked.</p>"
+    )
+    return "<h3>What it costs</h3>" + note + _table(header, rows, text_columns={1})
 
 
 def stages_table(report: Report, case: CaseInfo) -> str:
     """Time by model of every cell; empty without server statistics."""
     header = [
-        "In flight", "Variant", "Model", "visits", "queue ms", "input ms", "compute ms",
+        "In flight", "Variant", "Model", "visits", "cached", "queue ms", "input ms", "compute ms",
         "output ms", "mean batch",
     ]  # fmt: skip
     rows = []
@@ -96,10 +101,15 @@ def stages_table(report: Report, case: CaseInfo) -> str:
         start = [str(cell.concurrency), text_of(cell.variant)]
         for index, stage in enumerate(found.stages):
             times = (stage.queue_ms, stage.input_ms, stage.compute_ms, stage.output_ms)
-            figures = [number(stage.visits), *map(number, times), number(stage.batch)]
+            figures = [
+                number(stage.visits),
+                number(stage.cached),
+                *map(number, times),
+                number(stage.batch),
+            ]
             rows.append(([*start, text_of(stage.model), *figures], index == 0))
         rest = "stages ran side by side" if found.overlapped else f"{number(found.rest_ms)} ms"
-        rows.append(([*start, f"outside of the models: {rest}", *[""] * 6], False))
+        rows.append(([*start, f"outside of the models: {rest}", *[""] * 7], False))
     return _table(header, rows, text_columns={1, 2}) if rows else ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from builder.bench import summary
 from builder.bench.plots_svg import Axis, Drawing, fit, text_width
 from builder.bench.results import FLOOR, NATIVE, PYTHON, TRT, CaseInfo, Report
-from builder.bench.summary import Cell, Spread
+from builder.bench.summary import Cell, Spread, StageTime
 from builder.bench.summary_text import number, range_text, tick_text
 
 _WIDTH, _HEIGHT = 470.0, 280.0
@@ -14,6 +14,8 @@ _LOG_FROM = 12.0
 """Ratio of the largest to the smallest value from which an axis of latencies is logarithmic."""
 _OTHERS = 3
 _MOST_STAGES = 14
+_EDGE = 0.02
+"""Parts of a visit that are not worth a word: requests at the edge of the measured window."""
 
 PARTS = ("queue", "input", "compute", "output", "rest")
 """Parts of a request's time, in the order in which they pass."""
@@ -140,21 +142,22 @@ def stage_times(case: CaseInfo, cell: Cell) -> str | None:
     if found is None or len(found.stages) < 2 or called >= {s.model for s in found.stages}:
         return None
     ranked = sorted(found.stages, key=lambda stage: -stage.total_ms)
-    # In the order in which the server counted them, the shortest left out.
-    kept = [s for s in found.stages if s in ranked[:_MOST_STAGES]]
+    kept = ranked[:_MOST_STAGES]
     rows: list[tuple[str, str, Mapping[str, float]]] = []
     for stage in kept:
-        visits = f"{number(stage.visits)} visits of {stage.model} per request"
-        visits += f", {number(stage.batch)} inferences per execution"
+        note = f"{number(stage.visits)} visits of {stage.model} per request"
+        if stage.cached:
+            note += f", {number(stage.cached)} of them answered from the response cache"
+        if stage.batch:
+            note += f", {number(stage.batch)} inferences per execution"
         parts = {
             "queue": stage.queue_ms,
             "input": stage.input_ms,
             "compute": stage.compute_ms,
             "output": stage.output_ms,
         }
-        times = "" if 0.995 < stage.visits < 1.005 else f" {number(stage.visits)}×"  # noqa: RUF001
-        rows.append((stage.model + times, visits, parts))
-    left = [stage for stage in found.stages if stage not in kept]
+        rows.append((stage.model + _visits(stage), note, parts))
+    left = ranked[_MOST_STAGES:]
     if left:
         parts = {"compute": sum(s.compute_ms for s in left)}
         parts["queue"] = sum(s.total_ms for s in left) - parts["compute"]
@@ -164,6 +167,16 @@ def stage_times(case: CaseInfo, cell: Cell) -> str | None:
     return _stacked(
         f"{case.name}: time by model, {where}", f"Time of a request by model, ms: {where}", rows
     )
+
+
+def _visits(stage: StageTime) -> str:
+    if stage.cached > (1 - _EDGE) * stage.visits:
+        return " (cached)"
+    whole = round(stage.visits)
+    if whole == 1 and abs(stage.visits - 1) < _EDGE:
+        return ""
+    exact = abs(stage.visits - whole) < _EDGE
+    return f" {whole if exact else number(stage.visits)}×"  # noqa: RUF001
 
 
 def _stacked(name: str, title: str, rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> str:
@@ -199,16 +212,22 @@ def _stacked(name: str, title: str, rows: Sequence[tuple[str, str, Mapping[str, 
 
 
 def batch_histogram(report: Report, case: CaseInfo) -> str | None:
-    """Share of the executions by batch size, at the highest concurrency of each variant."""
+    """Share of the executions by batch size, at the highest concurrency of each variant.
+
+    Of a pipeline it shows the model that takes most of the time: the others would hide it.
+    """
     variants = summary.variants(report, case.name)
-    shares: dict[str, dict[int, float]] = {}
+    found: dict[str, tuple[str, dict[int, float]]] = {}
     for cell in summary.cells(report, case.name):
-        counts = summary.batch_sizes(cell)
+        model = _slowest(cell)
+        counts = summary.batch_sizes(cell, model)
         total = sum(counts.values())
         if total:  # cells come by rising concurrency: the last one stays
-            label = f"{cell.variant} at {cell.concurrency}"
-            shares = {k: v for k, v in shares.items() if k.rpartition(" at ")[0] != cell.variant}
-            shares[label] = {size: 100 * count / total for size, count in counts.items()}
+            label = f"{cell.variant} at {cell.concurrency}" + (f": {model}" if model else "")
+            share = {size: 100 * count / total for size, count in counts.items()}
+            found[cell.variant] = (label, share)
+    shares = dict(found.values())
+    tones = {label: colour(variant, variants) for variant, (label, _) in found.items()}
     sizes = sorted({size for share in shares.values() for size in share})
     if not sizes or sizes == [1]:
         return None
@@ -219,8 +238,8 @@ def batch_histogram(report: Report, case: CaseInfo) -> str | None:
         "Share of the model executions by the number of inferences in them.",
     )
     drawing.text(0, 14, "Batch sizes, % of executions", style="title")
-    tones = {label: colour(label.rpartition(" at ")[0], variants) for label in shares}
-    drawing.legend(2, 34, [(label, tone, "fill") for label, tone in tones.items()])
+    room = _WIDTH / len(shares) - 34
+    drawing.legend(2, 34, [(fit(label, room, 11), tone, "fill") for label, tone in tones.items()])
     axis = Axis([v for share in shares.values() for v in share.values()], _HEIGHT - _BOTTOM, _TOP)
     _grid(drawing, axis)
     room = (_WIDTH - _LEFT - _RIGHT) / len(sizes)
@@ -230,9 +249,9 @@ def batch_histogram(report: Report, case: CaseInfo) -> str | None:
         middle = _LEFT + room * (place + 0.5)
         if place % every == 0:
             drawing.text(middle, _HEIGHT - _BOTTOM + 18, str(size), anchor="middle")
-        for number_, (label, share) in enumerate(shares.items()):
+        for index, (label, share) in enumerate(shares.items()):
             value = share.get(size, 0.0)
-            x = middle + bar * (number_ - len(shares) / 2)
+            x = middle + bar * (index - len(shares) / 2)
             y = axis.at(value)
             tip = f"{label}: {value:.1f} % of executions with {size} inferences"
             drawing.rect(
@@ -250,6 +269,16 @@ def _grid(drawing: Drawing, axis: Axis) -> None:
     for tick in axis.ticks:
         drawing.line(_LEFT, axis.at(tick), _WIDTH - _RIGHT, axis.at(tick), style="grid")
         drawing.text(_LEFT - 6, axis.at(tick) + 4, tick_text(tick), style="soft", anchor="end")
+
+
+def _slowest(cell: Cell) -> str | None:
+    """The model that takes most of a request's time; None where a request meets one model."""
+    found = summary.breakdown(cell)
+    called = {model for run in cell.runs for model in run.models}
+    inner = [s for s in found.stages if s.batch and s.model not in called] if found else []
+    named = {stage.model for run in cell.runs for stage in run.stages}
+    ranked = [stage for stage in inner if stage.model in named]
+    return max(ranked, key=lambda stage: stage.total_ms).model if ranked else None
 
 
 def value_text(one: Spread, unit: str) -> str:

@@ -64,7 +64,8 @@ class StageTime:
 
     Attributes:
         visits: Times that a request visits the model.
-        batch: Mean number of inferences per execution.
+        batch: Mean number of inferences per execution; 0 where there was none.
+        cached: Visits that the response cache answered.
     """
 
     model: str
@@ -74,6 +75,7 @@ class StageTime:
     compute_ms: float
     output_ms: float
     batch: float
+    cached: float = 0.0
 
     @property
     def total_ms(self) -> float:
@@ -216,21 +218,23 @@ def breakdown(one: Cell) -> Breakdown | None:
             if inner and stage.model in called:
                 enclosing += sum(spent)
                 continue
-            entry = sums.setdefault(stage.model, [0.0] * 6)
-            for index, value in enumerate((*spent, stage.inferences, stage.executions)):
+            entry = sums.setdefault(stage.model, [0.0] * 7)
+            counts = (stage.inferences, stage.executions, stage.cache_hits)
+            for index, value in enumerate((*spent, *counts)):
                 entry[index] += value
     stages = [
         StageTime(
             model,
-            visits=entry[4] / requests,
+            visits=(entry[4] + entry[6]) / requests,
             queue_ms=entry[0] / requests,
             input_ms=entry[1] / requests,
             compute_ms=entry[2] / requests,
             output_ms=entry[3] / requests,
             batch=entry[4] / entry[5] if entry[5] else 0.0,
+            cached=entry[6] / requests,
         )
         for model, entry in sums.items()
-        if entry[4]
+        if entry[4] or entry[6]
     ]
     own = enclosing / requests - sum(stage.total_ms for stage in stages)
     if own > _WORTH_A_ROW * latency:

@@ -150,6 +150,11 @@ class TestPage:
         ):
             assert expected in text, expected
 
+    def test_batch_sizes_of_a_pipeline_are_those_of_its_slowest_model(self) -> None:
+        text = Page(page(full())).text
+        # part runs 10 and 30 times with 1 and 4 inferences; other, 100 times alone, is no matter.
+        assert "native at 4: part: 75.0 % of executions with 4 inferences" in text
+
     def test_raw_data_can_be_downloaded(self) -> None:
         href = dict(Page(page(full())).attributes)["download"]
         assert href == "report-2026-01-02T03-04-05Z.json"

@@ -132,6 +132,18 @@ class TestBreakdown:
         assert found.overlapped
         assert found.rest_ms == 0.0
 
+    def test_a_stage_that_the_cache_answered_is_not_forgotten(self) -> None:
+        shares = (
+            stage("m", 100, 100, 0, 0, 3000.0, 0),
+            stage("a", 25, 25, 0, 0, 1000.0, 0, cache_hits=75),
+            stage("b", 0, 0, 0, 0, 0, 0, cache_hits=100),
+        )
+        found = self._of(report([run(per_second=400.0, stages=shares)]))
+        by_name = {s.model: s for s in found.stages}
+        assert (by_name["a"].visits, by_name["a"].cached) == (1.0, 0.75)
+        assert by_name["a"].compute_ms == pytest.approx(0.25)
+        assert (by_name["b"].visits, by_name["b"].cached, by_name["b"].batch) == (1.0, 1.0, 0.0)
+
     def test_without_statistics_there_is_none(self) -> None:
         cell = summary.cell(usual(), "one", "native", 4)
         assert cell is not None
