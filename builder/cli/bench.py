@@ -83,10 +83,14 @@ def command(
 
     Both answer the same requests, in turn, from one server that has nothing else to do. The floor
     is the same ONNX model in ONNX Runtime without a server.
+
+    The exit code is 1 if something could not be measured, or if a figure of a native variant is
+    worse, by more than noise, than in the report at --against.
     """
     from rich.console import Console
 
     from builder.bench.case import all_cases, select_cases
+    from builder.bench.compare import regressions
     from builder.bench.render import write_reports
     from builder.bench.results import read_report
     from builder.bench.runner import Benchmark
@@ -134,4 +138,5 @@ def command(
         raise unwritten
     if interrupted:
         return 130
-    return 0 if benchmark.complete else 1
+    worse = older is not None and regressions(report, older)
+    return 0 if benchmark.complete and not worse else 1
