@@ -177,11 +177,11 @@ class Exporter:
 
         if source.graph is None:
             return trace(stage, module, optimize=True)
-        if source.graph not in self._graphs:
-            self._graphs[source.graph] = trace(stage, module, optimize=False)
-        return swap_weights(
-            self._graphs[source.graph], module.state_dict(), where=f"stage {stage.name}"
-        )
+        # Modules of one class may still trace differently; those that can say how.
+        graph = f"{source.graph}: {getattr(module, 'graph_variant', '')}"
+        if graph not in self._graphs:
+            self._graphs[graph] = trace(stage, module, optimize=False)
+        return swap_weights(self._graphs[graph], module.state_dict(), where=f"stage {stage.name}")
 
 
 def check_signature(stage: Stage, path: Path) -> None:

@@ -47,6 +47,7 @@ def stage(channel: Channel, checkpoint: Path) -> Stage:
                 "builder.families.anomaly.networks.omnianomaly",
                 "builder.families.anomaly.networks.detector",
                 "builder.families.anomaly.networks.scoring",
+                "builder.families.anomaly.networks.compact_score",
             ),
             graph="omnianomaly",
         ),

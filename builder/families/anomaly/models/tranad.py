@@ -42,8 +42,10 @@ def stages(config: Config) -> Iterable[Stage]:
             files=(checkpoint,),
             code=(
                 "builder.families.anomaly.networks.tranad",
+                "builder.families.anomaly.networks.folded_tranad",
                 "builder.families.anomaly.networks.detector",
                 "builder.families.anomaly.networks.scoring",
+                "builder.families.anomaly.networks.compact_score",
             ),
         ),
         example=telemetry_example,

@@ -12,12 +12,21 @@ class Detector(nn.Module, abc.ABC):
     """Base of the detectors: normalise, reconstruct, score, decide.
 
     A subclass defines `reconstruct`, causally: the answer at t depends on samples 0..t only.
+
+    Run by PyTorch, a detector computes what its papers say, operation by operation. While it is
+    exported it computes the same with fewer operations (`compact_score`, `folded_tranad`, and
+    `OmniAnomaly.reconstruct`); each export is then compared with the plain form.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.normaliser = Normaliser()
         self.scorer = Scorer()
+
+    @property
+    def graph_variant(self) -> str:
+        """What decides the exported graph beside the class: equal variants can share a graph."""
+        return f"{self.scorer.columns} scored columns"
 
     @abc.abstractmethod
     def reconstruct(self, normal: Tensor) -> Tensor:

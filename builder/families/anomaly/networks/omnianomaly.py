@@ -7,6 +7,8 @@ decoder. Unlike that form, the GRU keeps its memory along the window and inferen
 deterministic: z is its mean, sampling happens only while training.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -53,9 +55,24 @@ class OmniAnomaly(Detector):
 
     def reconstruct(self, normal: Tensor) -> Tensor:
         """Deterministic reconstruction FP32 [T,25] of normalised FP32 [T,25]."""
+        if torch.compiler.is_exporting():
+            return self._reconstruct_folded(normal)
         mean, _ = self.posterior(normal.unsqueeze(1))
         reconstruction: Tensor = self.decoder(mean)
         return reconstruction.squeeze(1)
+
+    def _reconstruct_folded(self, normal: Tensor) -> Tensor:
+        """`reconstruct` with z's mean folded away: no activation is before or after it.
+
+        The dense layers get two dims, not three: ONNX Runtime adds their biases for free then.
+        """
+        hidden = self.gru(normal.unsqueeze(1))[0].squeeze(1)
+        into, out_of = cast(nn.Linear, self.encoder[-1]), cast(nn.Linear, self.decoder[0])
+        weight = out_of.weight @ into.weight[:LATENT]
+        bias = out_of.weight @ into.bias[:LATENT] + out_of.bias
+        dense = nn.functional.linear(self.encoder[:-1](hidden), weight, bias)
+        reconstruction: Tensor = self.decoder[1:](dense)
+        return reconstruction
 
     def training_loss(self, normal: Tensor) -> Tensor:
         """The loss of FP32 [T,B,25]: reconstruction error + `BETA` * divergence from N(0, 1).

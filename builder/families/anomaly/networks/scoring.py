@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from builder.families.anomaly.channels import FEATURES, TELEMETRY_COLUMN
+from builder.families.anomaly.networks.compact_score import MOST_COLUMNS, compact_score
 
 CLIP_LOW = -1.0
 CLIP_HIGH = 2.0
@@ -91,6 +92,10 @@ class Scorer(nn.Module):
         centre, half_width: FP32 [9,25], of each statistic in normal operation.
         weights: FP32 [25], factor of each column's score; by default 1 for column 0, else 0.
         threshold: FP32 scalar; a score above it is an anomaly.
+
+    Attributes:
+        columns: How many columns have a weight, as of when the buffers were loaded: an export
+            looks at no others.
     """
 
     centre: Tensor
@@ -106,6 +111,8 @@ class Scorer(nn.Module):
         weights[TELEMETRY_COLUMN] = 1.0
         self.register_buffer("weights", weights)
         self.register_buffer("threshold", torch.tensor(float("inf")))
+        self.columns = 1
+        self.register_load_state_dict_post_hook(_count_columns)  # type: ignore[no-untyped-call]
 
     def statistics(self, normal: Tensor, reconstruction: Tensor) -> Tensor:
         """Each of `STATISTICS`, FP32 [9,T,25], from normalised values and reconstruction [T,25].
@@ -145,6 +152,8 @@ class Scorer(nn.Module):
         A window counts once it is filled with finite samples: a request shorter than a window
         is judged by the shorter windows only.
         """
+        if torch.compiler.is_exporting() and self.columns <= MOST_COLUMNS:
+            return compact_score(self, normal, reconstruction, finite, self.columns)
         gap = 1.0 - finite.to(normal.dtype).unsqueeze(-1)  # [T,1]
         statistics, missing = zip(*self._windowed(normal, reconstruction, gap), strict=True)
         distance = (torch.stack(statistics) - self.centre.unsqueeze(1)).abs()
@@ -155,7 +164,12 @@ class Scorer(nn.Module):
 
     def detect(self, score: Tensor, finite: Tensor) -> Tensor:
         """BOOL [T]: the score is above the threshold, or the sample is not finite."""
-        return torch.logical_or(score > self.threshold, torch.logical_not(finite))
+        return score > torch.where(finite, self.threshold, -1.0)
+
+
+def _count_columns(scorer: nn.Module, _: object) -> None:
+    assert isinstance(scorer, Scorer)
+    scorer.columns = max(1, int(scorer.weights.count_nonzero()))
 
 
 def _rolling(

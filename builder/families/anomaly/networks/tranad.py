@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from builder.families.anomaly.channels import FEATURES
 from builder.families.anomaly.networks.detector import Detector
+from builder.families.anomaly.networks.folded_tranad import folded_reconstruction
 
 WINDOW = 10
 D_MODEL = 2 * FEATURES
@@ -171,6 +172,8 @@ class TranAD(Detector):
 
     def reconstruct(self, normal: Tensor) -> Tensor:
         """Second reconstruction FP32 [T,25] of normalised FP32 [T,25]."""
+        if torch.compiler.is_exporting():
+            return folded_reconstruction(self, normal)
         _, second = self.phases(self.windows(normal))
         return second.squeeze(0)
 
