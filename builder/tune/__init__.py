@@ -1,0 +1,1 @@
+"""Searching the settings of stages by measuring them on the real server."""
