@@ -1,7 +1,7 @@
 """FLUX.1 in plain PyTorch: the judge of every stage and pipeline of this family.
 
-Diffusers' networks and the steps of its `FluxPipeline`, with the noise of `noise` in place of
-torch's, one prompt and one seed per image, and every image at the same step.
+Diffusers' networks and the steps of its `FluxPipeline` and `FluxImg2ImgPipeline`, with the noise
+of `noise` in place of torch's, one prompt and one seed per image, and every image at the same step.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from builder.errors import UsageError
-from builder.families.flux.checkpoint import component_config, load_component, variant_of
+from builder.families.flux.checkpoint import component_config, variant_of
+from builder.families.flux.lora import Lora
+from builder.families.flux.lora_fuse import fused_component
 from builder.families.flux.noise import normal
 from builder.families.flux.options import STEPS, TEXT_LENGTH, size_problem
 from builder.families.flux.schedule import Schedule
@@ -25,13 +27,14 @@ _TRAIN_TIMESTEPS = 1000.0
 
 
 class FluxReference:
-    """The text-to-image pipeline of a checkpoint; components load when they are first used.
+    """The pipelines of a checkpoint; components load when they are first used.
 
     Args:
         folder: A FLUX.1 checkpoint in the layout of diffusers.
         max_sequence_length: T5 tokens per prompt; by default 256 (schnell) or 512 (dev).
         max_size: Largest height and width.
         dtype: Data type of the networks; latents are always FP32.
+        loras: LoRA files that are fused into the networks.
 
     Raises:
         CheckpointError: The checkpoint is incomplete or damaged.
@@ -44,12 +47,14 @@ class FluxReference:
         max_sequence_length: int | None = None,
         max_size: int = 2048,
         dtype: torch.dtype = torch.float32,
+        loras: Sequence[Lora] = (),
     ):
         self.folder = folder
         self.variant = variant_of(folder)
         self.text_length = max_sequence_length or TEXT_LENGTH[self.variant]
         self.max_size = max_size
         self.dtype = dtype
+        self.loras = tuple(loras)
         self.schedule = Schedule.from_config(component_config(folder, "scheduler"))
         self._components: dict[str, Any] = {}
 
@@ -61,7 +66,7 @@ class FluxReference:
     def component(self, name: str) -> Any:
         """A component, loaded once."""
         if name not in self._components:
-            self._components[name] = load_component(self.folder, name, self.dtype)
+            self._components[name] = fused_component(self.folder, name, self.loras, self.dtype)
         return self._components[name]
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,16 +85,32 @@ class FluxReference:
         embeds = self.component("text_encoder_2")(t5_ids).last_hidden_state
         return embeds.to(self.dtype), pooled.to(self.dtype)
 
+    def noise(self, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
+        """FP32 [B,C,height/8,width/8]."""
+        config = component_config(self.folder, "transformer")
+        channels, rows, columns = int(config["in_channels"]) // 4, height // 8, width // 8
+        values = normal(np.array(seeds, np.int64), channels * rows * columns)
+        return torch.from_numpy(values).reshape(len(seeds), channels, rows, columns)
+
+    def sigmas(self, steps: int, height: int, width: int, strength: float = 1.0) -> torch.Tensor:
+        """FP32 [steps+1]."""
+        tokens = (height // 16) * (width // 16)
+        return torch.from_numpy(self.schedule.sigmas(steps, tokens, strength))
+
     def prepare(
         self, seeds: Sequence[int], height: int, width: int, steps: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Initial latents, FP32 [B,C,height/8,width/8], and sigmas, FP32 [steps+1]."""
-        config = component_config(self.folder, "transformer")
-        channels, rows, columns = int(config["in_channels"]) // 4, height // 8, width // 8
-        noise = normal(np.array(seeds, np.int64), channels * rows * columns)
-        latents = torch.from_numpy(noise).reshape(len(seeds), channels, rows, columns)
-        sigmas = self.schedule.sigmas(steps, (rows // 2) * (columns // 2))
-        return latents, torch.from_numpy(sigmas)
+        return self.noise(seeds, height, width), self.sigmas(steps, height, width)
+
+    @torch.inference_mode()
+    def encode_image(self, images: "NDArray[np.uint8]") -> torch.Tensor:
+        """Images, UINT8 [B,H,W,3], to latents, FP32 [B,C,h,w]: the mean of the posterior."""
+        vae = self.component("vae")
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
+        latents: torch.Tensor = vae.encode(pixels.to(self.dtype)).latent_dist.mode().float()
+        latents = latents - (vae.config.shift_factor or 0.0)
+        return latents * float(vae.config.scaling_factor)
 
     @torch.inference_mode()
     def denoise(
@@ -171,6 +192,51 @@ class FluxReference:
         embeds, pooled = self.encode(prompts)
         latents, sigmas = self.prepare(seeds, height, width, steps)
         return self.decode(self.denoise(latents, sigmas, embeds, pooled, scales, on_step=on_step))
+
+    def generate_from(
+        self,
+        images: "NDArray[np.uint8]",
+        strength: float | Sequence[float],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        steps: int | None = None,
+        guidance: float | Sequence[float] | None = None,
+        *,
+        on_step: Callable[[int, torch.Tensor], None] | None = None,
+    ) -> "NDArray[np.uint8]":
+        """One image per prompt that starts with another: UINT8 [B,H,W,3].
+
+        Args:
+            images: UINT8 [B,H,W,3], one per prompt.
+            strength: How much of the way from noise to image is gone again, above 0 and not above
+                1, one number or one per prompt; 1 starts with noise alone.
+            steps: As many are taken, whatever the strength; see `schedule.even_sigmas`.
+
+        Raises:
+            UsageError: As `generate`; or an image or a strength that does not fit.
+        """
+        steps = STEPS[self.variant] if steps is None else steps
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise UsageError(
+                f"the images are {images.dtype}{list(images.shape)}, not UINT8 [B,H,W,3]"
+            )
+        height, width = images.shape[1:3]
+        scales = self._check(prompts, seeds, height, width, steps, guidance)
+        if len(images) != len(prompts):
+            raise UsageError("give an image for each prompt")
+        strengths = np.broadcast_to(np.asarray(strength, np.float64), len(prompts))
+        if not ((strengths > 0) & (strengths <= 1)).all():
+            raise UsageError(f"strength is {strength}", hint="above 0, and not above 1")
+        embeds, pooled = self.encode(prompts)
+        latents, noise = self.encode_image(images), self.noise(seeds, height, width)
+        made = []
+        for i, value in enumerate(strengths.tolist()):  # each strength has sigmas of its own
+            sigmas = self.sigmas(steps, height, width, value)
+            start = sigmas[0] * noise[i : i + 1] + (1.0 - sigmas[0]) * latents[i : i + 1]
+            scale = None if scales is None else scales[i : i + 1]
+            rows = (sigmas, embeds[i : i + 1], pooled[i : i + 1], scale)
+            made.append(self.denoise(start, *rows, on_step=on_step))
+        return self.decode(torch.cat(made))
 
     def _check(
         self,

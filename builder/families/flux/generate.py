@@ -1,7 +1,6 @@
 """`builder generate`: a prompt to an image, by a server that is running."""
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -14,19 +13,25 @@ import click
 
 from builder.config import Config
 from builder.errors import UsageError
-from builder.families.flux.models.specs import PipelineSpec, specs
-from builder.families.flux.options import size_problem
+from builder.families.flux.generate_options import (
+    check_guidance,
+    check_prompt,
+    check_seed,
+    check_strength,
+    choose,
+    read_size,
+    read_start,
+)
+from builder.families.flux.models.specs import PipelineSpec
+from builder.families.flux.pictures import save_png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from tritonclient.grpc import InferenceServerClient
 
-    Image = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-
-MOST_PROMPT = 100_000
-"""Characters; what is beyond the tokens of the encoders is cut anyway."""
+    from builder.families.flux.pictures import Picture
+    from builder.stage import Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,16 @@ class StageTime:
 )
 @click.option("--seed", type=int, help="Seed of the noise.  [default: a random one, printed]")
 @click.option("--size", help="HEIGHTxWIDTH or one number for a square, in pixels.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="Start with this picture; --size scales it.",
+)
+@click.option(
+    "--strength",
+    type=float,
+    help="How far to go from --image: above 0, where it stays as it is, up to 1.  [default: 0.6]",
+)
 @click.option("--steps", type=int, help="Take the pipeline that has so many steps.")
 @click.option("--pipeline", help="Name of the pipeline.  [default: the first one]")
 @click.option("--guidance", type=float, help="Guidance scale, for FLUX.1 dev.")
@@ -71,6 +86,8 @@ def generate_command(
     output: Path | None,
     seed: int | None,
     size: str | None,
+    image: Path | None,
+    strength: float | None,
     steps: int | None,
     pipeline: str | None,
     guidance: float | None,
@@ -84,35 +101,42 @@ def generate_command(
     \b
     builder generate "a lighthouse at dusk" -o lighthouse.png
     builder generate "a lighthouse at dusk" --size 768x1024 --seed 7 --pipeline flux_dev
+    builder generate "a watercolour" --image photo.png --size 512 --strength 0.7 -o new.png
     """
-    spec = choose(config, pipeline, steps)
-    height, width = read_size(size, spec)
+    spec = choose(config, pipeline, steps, image=image is not None)
+    strength = check_strength(strength, spec)
+    start = None if image is None else read_start(image, size, spec)
+    height, width = start.shape[:2] if start is not None else read_size(size, spec)
     guidance = check_guidance(guidance, spec)
     check_prompt(prompt)
-    seed = secrets.randbits(32) if seed is None else _check_seed(seed)
+    seed = secrets.randbits(32) if seed is None else check_seed(seed)
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError("images are saved as .png", where=output, hint="rename the output")
     output = output or config.build_dir / "generate" / f"{spec.name}-{seed}.png"
 
-    from builder.families.flux.models.pipelines import request
+    from builder.families.flux.models.pipelines import image_request, request
     from builder.serving.client import connect, infer
 
-    arrays = request(spec, [prompt], [seed], height, width, guidance)
+    arrays: Arrays
+    if start is not None:
+        arrays = image_request(spec, [prompt], [seed], start[None], strength, guidance)
+    else:
+        arrays = request(spec, [prompt], [seed], height, width, guidance)
     client = connect(url or f"{config.server.host}:{config.server.grpc_port}")
     try:
         before = _counters(client, spec)
         began = time.perf_counter()
         with _waiting(f"{spec.name}, {spec.steps} steps"):
-            image = infer(client, spec.name, arrays, timeout=timeout)["image"][0]
+            made = infer(client, spec.name, arrays, timeout=timeout)["image"][0]
         seconds = time.perf_counter() - began
         times = stage_times(before, _counters(client, spec))
     finally:
         client.close()
-    save_png(image, output)
+    save_png(made, output)
     difference = None
     if compare:
         with _waiting("the PyTorch pipeline"):
-            difference = compare_with_reference(spec, arrays, image)
+            difference = compare_with_reference(spec, arrays, made)
     report = {
         "image": str(output),
         "pipeline": spec.name,
@@ -138,108 +162,8 @@ def generate_command(
         _print(report, times)
 
 
-def choose(config: Config, pipeline: str | None, steps: int | None) -> PipelineSpec:
-    """The pipeline of that name, or the first one that has so many steps.
-
-    Raises:
-        UsageError: There is none.
-    """
-    known = specs(config)
-    found = [
-        spec for spec in known if pipeline in (None, spec.name) and steps in (None, spec.steps)
-    ]
-    if found:
-        return found[0]
-    there = ", ".join(f"{spec.name} ({spec.steps} steps)" for spec in known)
-    if pipeline is not None and pipeline not in {spec.name for spec in known}:
-        raise UsageError(f"no pipeline {pipeline!r}", where="--pipeline", hint=f"there is {there}")
-    raise UsageError(
-        f"no pipeline with {steps} steps",
-        where="--steps",
-        hint=f"there is {there}; add one: builder pipeline flux --steps {steps} "
-        f"--name flux_{steps}",
-    )
-
-
-def read_size(text: str | None, spec: PipelineSpec) -> tuple[int, int]:
-    """Height and width.
-
-    Raises:
-        UsageError: The text is no size, or not one that the pipeline takes.
-    """
-    options = spec.variant.options
-    if text is None:
-        return options.default_size, options.default_size
-    first, cross, second = text.lower().partition("x")
-    try:
-        height = int(first)
-        width = int(second) if cross else height
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is no size", where="--size", hint="write 768x1024 (height x width) or 512"
-        ) from None
-    if problem := size_problem(height, width, options.max_size):
-        raise UsageError(
-            problem, where="--size", hint="sizes are multiples of 16, up to [flux] max_size"
-        )
-    return height, width
-
-
-def check_guidance(guidance: float | None, spec: PipelineSpec) -> float:
-    """The guidance scale, or the default one.
-
-    Raises:
-        UsageError: It is no number, or the pipeline takes none.
-    """
-    if guidance is None:
-        return spec.variant.options.default_guidance
-    if not spec.variant.guided:
-        raise UsageError(
-            f"{spec.name} takes no guidance",
-            where="--guidance",
-            hint="only FLUX.1 dev does; leave it out, or add --pipeline flux_dev",
-        )
-    if not math.isfinite(guidance):
-        raise UsageError(f"{guidance} is no guidance", where="--guidance", hint="3.5 is usual")
-    return guidance
-
-
-def check_prompt(prompt: str) -> None:
-    """Refuse what no tokenizer can take.
-
-    Raises:
-        UsageError: The prompt is no UTF-8 text, holds NUL, or is absurdly long.
-    """
-    if "\0" in prompt or any("\ud800" <= c <= "\udfff" for c in prompt):
-        raise UsageError("is no UTF-8 text without NUL characters", where="PROMPT")
-    if len(prompt) > MOST_PROMPT:
-        raise UsageError(
-            f"has {len(prompt)} characters, the limit is {MOST_PROMPT}",
-            where="PROMPT",
-            hint="the encoders see the first hundreds of words at most",
-        )
-
-
-def save_png(image: "Image", path: Path) -> None:
-    """Save an image, UINT8 [H,W,3].
-
-    Raises:
-        BuilderError: The file cannot be written.
-    """
-    import io
-
-    from PIL import Image
-
-    from builder.files import write_atomic
-
-    data = io.BytesIO()
-    Image.fromarray(image).save(data, format="PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data.getvalue())
-
-
 def compare_with_reference(
-    spec: PipelineSpec, arrays: "Mapping[str, Any]", image: "Image"
+    spec: PipelineSpec, arrays: "Mapping[str, Any]", image: "Picture"
 ) -> dict[str, Any]:
     """Run the PyTorch pipeline with the same inputs and compare.
 
@@ -273,12 +197,6 @@ def stage_times(
         )
         times.append(StageTime(stage, runs, cached, compute / 1e6, queue / 1e6))
     return times
-
-
-def _check_seed(seed: int) -> int:
-    if not -(2**63) <= seed < 2**63:
-        raise UsageError(f"{seed} does not fit into 64 bits", where="--seed")
-    return seed
 
 
 def _counters(

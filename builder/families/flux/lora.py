@@ -9,6 +9,7 @@ Low-Rank Adaptation of Large Language Models", 2021). Changes of several files a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Lora:
     scale: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.file.name}:{self.scale:g}"
+        return f"{self.file.name}:{self.scale!r}"
 
 
 def parse_lora(text: str) -> Lora:
@@ -54,3 +55,13 @@ def parse_lora(text: str) -> Lora:
     if not file.is_file():
         raise UsageError("no such file", where=f"--lora {name}")
     return Lora(file, scale)
+
+
+def lora_ingredients(
+    loras: Sequence[Lora],
+) -> tuple[tuple[Path, ...], tuple[str, ...], dict[str, str]]:
+    """What decides the weights of a fused network besides its checkpoint: files, code, settings."""
+    if not loras:
+        return (), (), {}
+    files = tuple(dict.fromkeys(lora.file for lora in loras))
+    return files, CODE, {"loras": ", ".join(map(str, loras))}

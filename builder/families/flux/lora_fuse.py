@@ -73,15 +73,20 @@ def fuse(module: "torch.nn.Module", changes: Mapping[str, Sequence[LowRank]], wh
             )
 
 
-def fused_component(folder: Path, name: str, loras: Sequence[Lora]) -> "torch.nn.Module":
-    """A network of a checkpoint with LoRA files fused into it, in eval mode, FP32.
+def fused_component(
+    folder: Path, name: str, loras: Sequence[Lora], dtype: "torch.dtype | None" = None
+) -> "torch.nn.Module":
+    """A network of a checkpoint with LoRA files fused into it, in eval mode.
+
+    Args:
+        dtype: Data type of the network; float32 by default.
 
     Raises:
         CheckpointError: The checkpoint or a LoRA file cannot be used.
     """
     from builder.families.flux.checkpoint import load_component
 
-    module: torch.nn.Module = load_component(folder, name)
+    module: torch.nn.Module = load_component(folder, name, dtype)
     if loras:
         changes = changes_of(loras, name, architecture(folder))
         fuse(module, changes, where=", ".join(map(str, loras)))

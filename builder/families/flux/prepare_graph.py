@@ -16,6 +16,7 @@ from builder.families.flux.options import PIXELS_PER_PATCH, FluxOptions, check_s
 from builder.stage import Arrays
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
     from builder.families.flux.schedule import Schedule
@@ -85,27 +86,21 @@ def prepare_model(plan: PreparePlan) -> "onnx.ModelProto":
     import numpy as np
     from onnx import TensorProto, helper
 
+    from builder.families.flux.schedule import even_sigmas
+
     g = Nodes()
-    height = _checked_size(g, "height", plan.max_size)
-    width = _checked_size(g, "width", plan.max_size)
+    height = checked_size(g, "height", "height", plan.max_size)
+    width = checked_size(g, "width", "width", plan.max_size)
     eighth = g.constant([LATENT], np.int64)
     rows, columns = g.add("Div", height, eighth), g.add("Div", width, eighth)
     batch = g.add("Shape", "seed", start=0, end=1)
+    noise_nodes(g, plan.channels, rows, columns, output="latents")
 
-    words_per_latent = g.constant([plan.channels / 4], np.int64)
-    blocks = g.add("Mul", g.add("Mul", rows, columns), words_per_latent)
-    scalar = g.constant([], np.int64)
-    block = g.add(
-        "Range",
-        g.constant(0, np.int64),
-        g.add("Reshape", blocks, scalar),
-        g.constant(1, np.int64),
-    )
-    noise = normal_nodes(g, "seed", g.add("Unsqueeze", block, g.constant([0], np.int64)))
-    shape = g.add("Concat", batch, g.constant([plan.channels], np.int64), rows, columns, axis=0)
-    g.add("Reshape", noise, shape, output="latents")
-
-    _sigmas(g, plan, rows, columns, batch)
+    even = g.constant(even_sigmas(plan.steps), np.float32)
+    falling = sigma_nodes(g, plan, even, g.add("Mul", rows, columns))
+    row = g.add("Concat", falling, g.constant([0.0], np.float32), axis=0)
+    length = g.constant([plan.steps + 1], np.int64)
+    g.add("Expand", row, g.add("Concat", batch, length, axis=0), output="sigmas")
     g.add(
         "ConstantOfShape",
         g.add("Shape", "seed"),
@@ -120,7 +115,7 @@ def prepare_model(plan: PreparePlan) -> "onnx.ModelProto":
         value("step", TensorProto.INT64, ["B", 1]),
     ]
     if plan.guided:
-        _checked_guidance(g)
+        guidance_nodes(g)
         inputs.append(value("guidance", TensorProto.FLOAT, ["B", 1]))
         outputs.append(value("checked_guidance", TensorProto.FLOAT, ["B", 1]))
     return g.model("flux_prepare", inputs, outputs)
@@ -153,9 +148,7 @@ def prepare_reference(plan: PreparePlan, arrays: Arrays) -> Arrays:
         "step": np.zeros((batch, 1), np.int64),
     }
     if plan.guided:
-        if not (np.abs(arrays["guidance"]) <= _MOST_GUIDANCE).all():
-            raise ValueError(_BAD_GUIDANCE)
-        results["checked_guidance"] = arrays["guidance"].astype(np.float32)
+        results["checked_guidance"] = checked_guidance(arrays["guidance"])
     return results
 
 
@@ -163,8 +156,71 @@ _MOST_GUIDANCE = 1000.0
 _BAD_GUIDANCE = f"guidance must be a number between -{_MOST_GUIDANCE:g} and {_MOST_GUIDANCE:g}"
 
 
-def _checked_size(g: Nodes, name: str, max_size: int) -> str:
-    """One size for the whole request: INT64 [1]."""
+def checked_guidance(
+    guidance: "np.ndarray[Any, Any]",
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    """Guidance, FP32 [B,1], if every value is one.
+
+    Raises:
+        ValueError: One is not.
+    """
+    import numpy as np
+
+    if not (np.abs(guidance) <= _MOST_GUIDANCE).all():
+        raise ValueError(_BAD_GUIDANCE)
+    return guidance.astype(np.float32)
+
+
+def noise_nodes(g: Nodes, channels: int, rows: str, columns: str, output: str = "") -> str:
+    """Noise by the input `seed`: FP32 [B,channels,rows,columns]."""
+    import numpy as np
+
+    words_per_latent = g.constant([channels / 4], np.int64)
+    blocks = g.add("Mul", g.add("Mul", rows, columns), words_per_latent)
+    scalar = g.constant([], np.int64)
+    block = g.add(
+        "Range",
+        g.constant(0, np.int64),
+        g.add("Reshape", blocks, scalar),
+        g.constant(1, np.int64),
+    )
+    noise = normal_nodes(g, "seed", g.add("Unsqueeze", block, g.constant([0], np.int64)))
+    batch = g.add("Shape", "seed", start=0, end=1)
+    shape = g.add("Concat", batch, g.constant([channels], np.int64), rows, columns, axis=0)
+    return g.add("Reshape", noise, shape, output=output)
+
+
+def sigma_nodes(g: Nodes, plan: PreparePlan, even: str, latents: str) -> str:
+    """`Schedule.shifted` as nodes.
+
+    Args:
+        even: FP32, evenly spaced sigmas.
+        latents: INT64 [1], the number of latents of the image.
+    """
+    import numpy as np
+
+    schedule, one = plan.schedule, g.constant(1.0, np.float32)
+    if schedule.dynamic:
+        # A table, because `exp` rounds differently from library to library.
+        most = (plan.max_size // PIXELS_PER_PATCH) ** 2
+        table = g.constant(schedule.stretches(most), np.float32)
+        four = g.constant([(PIXELS_PER_PATCH // LATENT) ** 2], np.int64)
+        stretch = g.add("Gather", table, g.add("Div", latents, four))
+        odds = g.add("Sub", g.add("Div", one, even), one)
+        return g.add("Div", stretch, g.add("Add", stretch, odds))
+    shift = g.constant(schedule.shift, np.float32)
+    more = g.constant(schedule.shift - 1, np.float32)
+    bottom = g.add("Add", one, g.add("Mul", more, even))
+    return g.add("Div", g.add("Mul", shift, even), bottom)
+
+
+def checked_size(g: Nodes, values: str, name: str, max_size: int) -> str:
+    """One size for the whole request: INT64 [1].
+
+    Args:
+        values: INT64 [B,1].
+        name: What it is, for the message.
+    """
     import numpy as np
 
     def every(condition: str) -> str:
@@ -174,16 +230,16 @@ def _checked_size(g: Nodes, name: str, max_size: int) -> str:
         return g.add("Cast", g.add("ReduceMin", number, keepdims=0), to=TensorProto.BOOL)
 
     patch = g.constant(PIXELS_PER_PATCH, np.int64)
-    first = g.add("Gather", name, g.constant([0], np.int64), name=f"the first {name}")  # [1,1]
+    first = g.add("Gather", values, g.constant([0], np.int64), name=f"the first {name}")  # [1,1]
     size = g.add("Reshape", first, g.constant([1], np.int64))
     whole = g.add(
-        "Equal", g.add("BitwiseAnd", name, g.constant(PIXELS_PER_PATCH - 1, np.int64)),
+        "Equal", g.add("BitwiseAnd", values, g.constant(PIXELS_PER_PATCH - 1, np.int64)),
         g.constant(0, np.int64),
     )  # fmt: skip
-    positive = g.add("GreaterOrEqual", name, patch)
-    low = g.add("LessOrEqual", name, g.constant(max_size, np.int64))
+    positive = g.add("GreaterOrEqual", values, patch)
+    low = g.add("LessOrEqual", values, g.constant(max_size, np.int64))
     size = g.require(
-        every(g.add("Equal", name, first)),
+        every(g.add("Equal", values, first)),
         size,
         f"every image of a request must have the same {name}",
     )
@@ -195,8 +251,8 @@ def _checked_size(g: Nodes, name: str, max_size: int) -> str:
     return g.require(every(low), size, f"{name} must not be above {max_size}")
 
 
-def _checked_guidance(g: Nodes) -> None:
-    """NaN fails every comparison, so one comparison refuses it as well."""
+def guidance_nodes(g: Nodes) -> None:
+    """`checked_guidance` as nodes; NaN fails every comparison, so one refuses it as well."""
     import numpy as np
     from onnx import TensorProto
 
@@ -206,25 +262,3 @@ def _checked_guidance(g: Nodes) -> None:
     zero = g.require(good, g.constant(0, np.int64), _BAD_GUIDANCE)
     zero_float = g.add("Cast", zero, to=TensorProto.FLOAT)
     g.add("Add", "guidance", zero_float, output="checked_guidance")
-
-
-def _sigmas(g: Nodes, plan: PreparePlan, rows: str, columns: str, batch: str) -> None:
-    import numpy as np
-
-    from builder.families.flux.schedule import inverse_odds
-
-    schedule = plan.schedule
-    if schedule.dynamic:
-        # A table, because `exp` rounds differently from library to library.
-        most = (plan.max_size // PIXELS_PER_PATCH) ** 2
-        table = g.constant(schedule.stretches(most), np.float32)
-        four = g.constant([(PIXELS_PER_PATCH // LATENT) ** 2], np.int64)
-        tokens = g.add("Div", g.add("Mul", rows, columns), four)
-        stretch = g.add("Gather", table, tokens)
-        odds = g.add("Add", stretch, g.constant(inverse_odds(plan.steps), np.float32))
-        falling = g.add("Div", stretch, odds)
-    else:
-        falling = g.constant(schedule.static_sigmas(plan.steps), np.float32)
-    row = g.add("Concat", falling, g.constant([0.0], np.float32), axis=0)
-    length = g.constant([plan.steps + 1], np.int64)
-    g.add("Expand", row, g.add("Concat", batch, length, axis=0), output="sigmas")

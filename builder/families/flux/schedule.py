@@ -88,29 +88,45 @@ class Schedule:
         """`stretch` for 0 to `most_tokens` image tokens."""
         return np.array([self.stretch(n) for n in range(most_tokens + 1)], np.float32)
 
-    def static_sigmas(self, steps: int) -> "NDArray[np.float32]":
-        """FP32 [steps]: the sigmas where they do not depend on the resolution."""
-        even = even_sigmas(steps)
-        shifted: NDArray[np.float32] = self.shift * even / (1 + (self.shift - 1) * even)
+    def shifted(
+        self, even: "NDArray[np.float32]", stretch: "NDArray[np.float32] | np.float32 | None"
+    ) -> "NDArray[np.float32]":
+        """Sigmas from evenly spaced ones.
+
+        Args:
+            even: FP32 of any shape.
+            stretch: Of the image's tokens, see `stretch`; not read where the shift is static.
+        """
+        shifted: NDArray[np.float32]
+        if self.dynamic:
+            shifted = stretch / (stretch + inverse_odds(even))  # type: ignore[operator]
+        else:
+            shifted = self.shift * even / (1 + (self.shift - 1) * even)
         return shifted
 
-    def sigmas(self, steps: int, tokens: int) -> "NDArray[np.float32]":
-        """FP32 [steps+1], falling from 1 to 0.
+    def sigmas(self, steps: int, tokens: int, strength: float = 1.0) -> "NDArray[np.float32]":
+        """FP32 [steps+1], falling to 0 from 1, or from less with a strength below 1.
 
         Args:
             tokens: Image tokens: height/16 * width/16.
+            strength: See `even_sigmas`.
         """
-        if not self.dynamic:
-            return np.append(self.static_sigmas(steps), np.float32(0.0))
-        stretch = self.stretch(tokens)
-        return np.append(stretch / (stretch + inverse_odds(steps)), np.float32(0.0))
+        stretch = self.stretch(tokens) if self.dynamic else None
+        return np.append(self.shifted(even_sigmas(steps, strength), stretch), np.float32(0.0))
 
 
-def even_sigmas(steps: int) -> "NDArray[np.float32]":
-    """FP32 [steps]: 1, ..., 2/steps, 1/steps."""
-    return np.linspace(1.0, 1 / steps, steps).astype(np.float32)
+def even_sigmas(steps: int, strength: float = 1.0) -> "NDArray[np.float32]":
+    """FP32 [steps]: 1, ..., 2/steps, 1/steps, all multiplied by the strength.
+
+    The strength of image-to-image says where on the way from noise to image denoising starts, and
+    every step that is paid for is taken. Diffusers cuts a schedule of n steps down to its last
+    n * strength ones instead; where that is `steps`, these are the same sigmas.
+    """
+    return (strength * np.linspace(1.0, 1 / steps, steps)).astype(np.float32)
 
 
-def inverse_odds(steps: int) -> "NDArray[np.float32]":
-    """FP32 [steps]: 1/sigma - 1 of the even sigmas."""
-    return 1 / even_sigmas(steps) - 1
+def inverse_odds(even: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """1/sigma - 1 of even sigmas; infinite where one is too small for its inverse."""
+    with np.errstate(divide="ignore", over="ignore"):
+        odds: NDArray[np.float32] = 1 / even - 1
+    return odds

@@ -11,9 +11,15 @@ from PIL import Image
 from builder.cli import cli
 from builder.config import Config, load_config
 from builder.errors import BuilderError, UsageError
-from builder.families.flux.generate import check_guidance, check_prompt, choose, read_size
+from builder.families.flux.generate_options import check_guidance, check_prompt, choose, read_size
 from builder.families.flux.models import pipelines
-from builder.families.flux.models.specs import PipelineSpec, read_added, specs, write_added
+from builder.families.flux.models.specs import (
+    Added,
+    PipelineSpec,
+    read_added,
+    specs,
+    write_added,
+)
 from builder.serving.client import infer
 from builder.serving.server import TritonServer
 
@@ -151,8 +157,9 @@ def test_impossible_pipelines_are_refused(
 
 
 def test_a_damaged_list_of_pipelines_is_named(config: Config) -> None:
-    write_added(config, {"flux_8": ("schnell", 8)})
-    assert [spec.name for spec in specs(config)] == ["flux_schnell", "flux_dev", "flux_8"]
+    write_added(config, {"flux_8": Added("schnell", 8)})
+    names = ["flux_schnell", "flux_dev", "flux_img2img", "flux_img2img_dev", "flux_8"]
+    assert [spec.name for spec in specs(config)] == names
     (config.exports / "flux" / "pipelines.json").write_text('{"flux_8": {"steps": 8}}')
     with pytest.raises(BuilderError, match=r"pipelines\.json"):
         specs(config)

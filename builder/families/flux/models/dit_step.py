@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.config import Config
+from builder.families.flux.lora import Lora, lora_ingredients
+from builder.families.flux.models.specs import specs
 from builder.families.flux.models.variants import LIBRARIES, Variant, variants
 from builder.families.flux.options import MOST_TEXT, PIXELS_PER_PATCH, STEPS
+from builder.families.flux.stored import stored_weights
 from builder.stage import Arrays, Range, Shape, Stage, Tensor, Tolerance, TorchSource
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ _PRECISION = {"cpu": "fp32", "sm75": "fp16"} | dict.fromkeys(
 
 
 def stages(config: Config) -> Iterable[Stage]:
-    """One per variant."""
-    return tuple(stage(variant) for variant in variants(config))
+    """One per variant, and one per pipeline that has LoRA files."""
+    fused = [stage(spec.variant, spec.dit_step, spec.loras) for spec in specs(config) if spec.loras]
+    return (*(stage(variant) for variant in variants(config)), *fused)
 
 
 def name_of(variant: Variant) -> str:
@@ -37,18 +41,27 @@ def name_of(variant: Variant) -> str:
     return f"dit_step{variant.suffix}"
 
 
-def stage(variant: Variant) -> Stage:
+def stage(variant: Variant, name: str | None = None, loras: tuple[Lora, ...] = ()) -> Stage:
     """The transformer of a variant with an Euler step around it.
 
     `N` is one more than the number of steps, `h` and `w` are even.
+
+    Args:
+        name: Name of the stage; by default that of the variant.
+        loras: Files that are fused into the transformer.
     """
     widths, options = variant.widths, variant.options
     positions = options.max_size // PIXELS_PER_PATCH
 
-    def load() -> "torch.nn.Module":
+    def wrap(transformer: Any) -> "torch.nn.Module":
         from builder.families.flux.networks.dit_step import DitStep
 
-        return DitStep(variant.component("transformer"), positions)
+        return DitStep(transformer, positions)
+
+    def load() -> "torch.nn.Module":
+        return wrap(variant.component("transformer", loras))
+
+    lora_files, lora_code, lora_settings = lora_ingredients(loras)
 
     inputs = [
         Tensor("latents", "FP32", ("B", widths.channels, "h", "w")),
@@ -62,7 +75,7 @@ def stage(variant: Variant) -> Stage:
     usual, most = options.default_size // widths.latent, options.max_size // widths.latent
     side = Range(2, usual, most)
     return Stage(
-        name=name_of(variant),
+        name=name or name_of(variant),
         family="flux",
         inputs=tuple(inputs),
         outputs=(
@@ -71,10 +84,11 @@ def stage(variant: Variant) -> Stage:
         ),
         source=TorchSource(
             load=load,
-            files=variant.files("transformer"),
-            code=variant.code(_NETWORKS),
+            stored=stored_weights(variant.folder, "transformer", wrap, loras),
+            files=(*variant.files("transformer"), *lora_files),
+            code=(*variant.code(_NETWORKS), *lora_code),
             libraries=LIBRARIES,
-            settings=variant.settings(variant=variant.name, positions=positions),
+            settings=variant.settings(variant=variant.name, positions=positions, **lora_settings),
         ),
         example=partial(example, variant),
         shapes=_SHAPES,
@@ -88,7 +102,7 @@ def stage(variant: Variant) -> Stage:
         },
         precision=_PRECISION,
         max_batch_size=8,
-        metadata={"max_size": str(options.max_size)},
+        metadata={"max_size": str(options.max_size), **lora_settings},
     )
 
 

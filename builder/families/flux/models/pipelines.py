@@ -1,11 +1,18 @@
-"""The text-to-image pipelines: one generator for any number of denoising steps."""
+"""The pipelines: one generator for any number of denoising steps, from noise or from an image."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.config import Config
-from builder.families.flux.models import dit_step, prepare, text_encoders, tokenizer, vae_decoder
+from builder.families.flux.models import (
+    image,
+    prepare,
+    text_encoders,
+    tokenizer,
+    vae_decoder,
+    vae_encoder,
+)
 from builder.families.flux.models.specs import PipelineSpec, specs
 from builder.pipeline import Pipeline, Step
 from builder.stage import Arrays, Tensor
@@ -21,20 +28,28 @@ _EXAMPLE_SIZE = (64, 96)
 
 
 def pipelines(config: Config) -> Iterable[Pipeline]:
-    """`flux_schnell`, `flux_dev` and what `builder pipeline flux` added."""
+    """`flux_schnell`, `flux_img2img`, those of dev, and what `builder pipeline flux` added."""
     return tuple(pipeline(spec) for spec in specs(config))
 
 
 def pipeline(spec: PipelineSpec) -> Pipeline:
-    """Prompt, seed and size in, image out.
+    """Prompt, seed and size in, image out; or prompt, seed, image and strength in.
 
     The loop over the steps is unrolled: each turn is the same model, whose state travels in
     tensors, so requests that are at different steps share its batches.
     """
     inputs = [Tensor("prompt", "BYTES", (1,))]
-    inputs += [Tensor(name, "INT64", (1,)) for name in ("seed", "height", "width")]
+    if spec.image:
+        inputs.append(Tensor(image.INPUT, "UINT8", ("H", "W", 3)))
+        inputs += [Tensor("seed", "INT64", (1,)), Tensor("strength", "FP32", (1,))]
+    else:
+        inputs += [Tensor(name, "INT64", (1,)) for name in ("seed", "height", "width")]
     if spec.variant.guided:
         inputs.append(Tensor("guidance", "FP32", (1,)))
+    start = "prompt and image" if spec.image else "prompt"
+    metadata = {"variant": spec.variant.name, "steps": str(spec.steps)}
+    if spec.loras:
+        metadata["loras"] = ", ".join(map(str, spec.loras))
     return Pipeline(
         name=spec.name,
         family="flux",
@@ -45,8 +60,9 @@ def pipeline(spec: PipelineSpec) -> Pipeline:
         reference=partial(reference, spec),
         levels=1,
         max_batch_size=MAX_BATCH_SIZE,
-        description=f"prompt -> image in {spec.steps} steps of FLUX.1 {spec.variant.name}",
-        metadata={"variant": spec.variant.name, "steps": str(spec.steps)},
+        description=f"{start} -> image in {spec.steps} steps of FLUX.1 {spec.variant.name}"
+        + (f" with {metadata['loras']}" if spec.loras else ""),
+        metadata=metadata,
     )
 
 
@@ -58,16 +74,24 @@ def _steps(spec: PipelineSpec) -> Iterator[Step]:
         {"clip_ids": "clip_ids", "t5_ids": "t5_ids"},
     )
     yield Step(
-        text_encoders.CLIP_NAME,
+        spec.clip_encoder,
         {"input_ids": "clip_ids"},
         {"pooled_prompt_embeds": "pooled_prompt_embeds"},
     )
     yield Step(text_encoders.T5_NAME, {"input_ids": "t5_ids"}, {"prompt_embeds": "prompt_embeds"})
-    checked = ["seed", "height", "width", *(["guidance"] if variant.guided else [])]
     guidance = {"guidance": "checked_guidance"} if variant.guided else {}
+    given = ["seed", "height", "width"]
+    if spec.image:
+        given = ["seed", "strength", "image_latents"]
+        yield Step(
+            image.NAME,
+            {name: name for name in (image.INPUT, prepare.AFTER)},
+            {"checked_image": "checked_image"},
+        )
+        yield Step(vae_encoder.NAME, {"image": "checked_image"}, {"image_latents": "image_latents"})
     yield Step(
         spec.prepare,
-        {name: name for name in (*checked, prepare.AFTER)},
+        {name: name for name in (*given, *guidance, prepare.AFTER)},
         {"latents": "latents_0", "sigmas": "sigmas", "step": "step_0"}
         | {name: name for name in guidance.values()},
     )
@@ -76,7 +100,7 @@ def _steps(spec: PipelineSpec) -> Iterator[Step]:
         if i == spec.steps - 1:
             del outputs["next_step"]  # Triton wants every tensor of an ensemble to be used
         yield Step(
-            dit_step.name_of(variant),
+            spec.dit_step,
             {
                 "latents": f"latents_{i}",
                 "step": f"step_{i}",
@@ -95,9 +119,11 @@ def example(spec: PipelineSpec, generator: "np.random.Generator") -> Arrays:
     import numpy as np
 
     height, width = _EXAMPLE_SIZE
-    return request(
-        spec, [_EXAMPLE_PROMPT], [int(generator.integers(2**32))], height, width, np.float32(3.5)
-    )
+    prompts, seeds = [_EXAMPLE_PROMPT], [int(generator.integers(2**32))]
+    if spec.image:
+        start = image.example_image(1, height, width, generator)
+        return image_request(spec, prompts, seeds, start, 0.6, np.float32(3.5))
+    return request(spec, prompts, seeds, height, width, np.float32(3.5))
 
 
 def request(
@@ -112,14 +138,40 @@ def request(
     import numpy as np
 
     count = len(prompts)
-    arrays: Arrays = {
-        "prompt": np.array([[prompt.encode()] for prompt in prompts], dtype=object),
-        "seed": np.array([[seed] for seed in seeds], dtype=np.int64),
+    return _common(spec, prompts, seeds, guidance) | {
         "height": np.full((count, 1), height, np.int64),
         "width": np.full((count, 1), width, np.int64),
     }
+
+
+def image_request(
+    spec: PipelineSpec,
+    prompts: list[str],
+    seeds: list[int],
+    images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]",
+    strength: float,
+    guidance: "float | np.float32",
+) -> Arrays:
+    """The inputs for images that start with others, UINT8 [B,H,W,3], one per prompt and seed."""
+    import numpy as np
+
+    return _common(spec, prompts, seeds, guidance) | {
+        image.INPUT: images,
+        "strength": np.full((len(prompts), 1), strength, np.float32),
+    }
+
+
+def _common(
+    spec: PipelineSpec, prompts: list[str], seeds: list[int], guidance: "float | np.float32"
+) -> Arrays:
+    import numpy as np
+
+    arrays: Arrays = {
+        "prompt": np.array([[prompt.encode()] for prompt in prompts], dtype=object),
+        "seed": np.array([[seed] for seed in seeds], dtype=np.int64),
+    }
     if spec.variant.guided:
-        arrays["guidance"] = np.full((count, 1), guidance, np.float32)
+        arrays["guidance"] = np.full((len(prompts), 1), guidance, np.float32)
     return arrays
 
 
@@ -132,13 +184,17 @@ def reference(spec: PipelineSpec, arrays: Arrays) -> Arrays:
         variant.folder(),
         max_sequence_length=variant.text_length,
         max_size=variant.options.max_size,
+        loras=spec.loras,
     )
-    image = judge.generate(
-        [prompt.decode() for prompt in arrays["prompt"][:, 0]],
-        arrays["seed"][:, 0].tolist(),
-        int(arrays["height"][0, 0]),
-        int(arrays["width"][0, 0]),
-        spec.steps,
-        arrays["guidance"][:, 0].tolist() if variant.guided else None,
-    )
-    return {"image": image}
+    prompts = [prompt.decode() for prompt in arrays["prompt"][:, 0]]
+    seeds = arrays["seed"][:, 0].tolist()
+    guidance = arrays["guidance"][:, 0].tolist() if variant.guided else None
+    if spec.image:
+        strength = arrays["strength"][:, 0].tolist()
+        made = judge.generate_from(
+            arrays[image.INPUT], strength, prompts, seeds, spec.steps, guidance
+        )
+    else:
+        height, width = int(arrays["height"][0, 0]), int(arrays["width"][0, 0])
+        made = judge.generate(prompts, seeds, height, width, spec.steps, guidance)
+    return {"image": made}

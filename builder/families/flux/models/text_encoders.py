@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.config import Config
+from builder.families.flux.lora import Lora, lora_ingredients
+from builder.families.flux.models.specs import specs
 from builder.families.flux.models.variants import LIBRARIES, Variant, variants
 from builder.families.flux.options import MOST_TEXT
+from builder.families.flux.stored import stored_weights
 from builder.stage import Arrays, Range, Shape, Stage, Tensor, Tolerance, TorchSource
 
 if TYPE_CHECKING:
@@ -28,30 +31,47 @@ _SERVING = {"response_cache": True}
 
 
 def stages(config: Config) -> Iterable[Stage]:
-    """Both encoders, of the first variant: they are the same in all of them."""
+    """Both encoders, of the first variant: they are the same in all of them.
+
+    A pipeline whose LoRA files change CLIP has a CLIP of its own.
+    """
     variant = variants(config)[0]
-    return (clip_encoder(variant), t5_encoder(variant))
+    fused = [
+        clip_encoder(spec.variant, spec.clip_encoder, spec.loras)
+        for spec in specs(config)
+        if spec.clip
+    ]
+    return (clip_encoder(variant), t5_encoder(variant), *fused)
 
 
-def clip_encoder(variant: Variant) -> Stage:
-    """CLIP; it gives the whole prompt one embedding."""
+def clip_encoder(variant: Variant, name: str = CLIP_NAME, loras: tuple[Lora, ...] = ()) -> Stage:
+    """CLIP; it gives the whole prompt one embedding.
 
-    def load() -> "torch.nn.Module":
+    Args:
+        loras: Files that are fused into it.
+    """
+    lora_files, lora_code, lora_settings = lora_ingredients(loras)
+
+    def wrap(text_model: Any) -> "torch.nn.Module":
         from builder.families.flux.networks.text_encoders import ClipEncoder
 
-        return ClipEncoder(variant.component("text_encoder"))
+        return ClipEncoder(text_model)
+
+    def load() -> "torch.nn.Module":
+        return wrap(variant.component("text_encoder", loras))
 
     return Stage(
-        name=CLIP_NAME,
+        name=name,
         family="flux",
         inputs=(Tensor("input_ids", "INT64", ("B", CLIP_LENGTH)),),
         outputs=(Tensor("pooled_prompt_embeds", "FP32", ("B", variant.widths.clip)),),
         source=TorchSource(
             load=load,
-            files=variant.files("text_encoder"),
-            code=variant.code(_NETWORKS),
+            stored=stored_weights(variant.folder, "text_encoder", wrap, loras),
+            files=(*variant.files("text_encoder"), *lora_files),
+            code=(*variant.code(_NETWORKS), *lora_code),
             libraries=LIBRARIES,
-            settings=variant.settings(),
+            settings=variant.settings(**lora_settings),
         ),
         example=partial(clip_example, variant.widths.clip_vocabulary),
         shapes=({"B": 2}, {"B": 1}, {"B": 4}),
@@ -59,16 +79,20 @@ def clip_encoder(variant: Variant) -> Stage:
         profile={"B": Range(1, 1, 8)},
         max_batch_size=8,
         serving=_SERVING,
+        metadata=lora_settings,
     )
 
 
 def t5_encoder(variant: Variant) -> Stage:
     """T5; it gives each token an embedding."""
 
-    def load() -> "torch.nn.Module":
+    def wrap(encoder: Any) -> "torch.nn.Module":
         from builder.families.flux.networks.text_encoders import T5Encoder
 
-        return T5Encoder(variant.component("text_encoder_2"))
+        return T5Encoder(encoder)
+
+    def load() -> "torch.nn.Module":
+        return wrap(variant.component("text_encoder_2"))
 
     return Stage(
         name=T5_NAME,
@@ -77,6 +101,7 @@ def t5_encoder(variant: Variant) -> Stage:
         outputs=(Tensor("prompt_embeds", "FP32", ("B", "S", variant.widths.t5)),),
         source=TorchSource(
             load=load,
+            stored=stored_weights(variant.folder, "text_encoder_2", wrap),
             files=variant.files("text_encoder_2"),
             code=variant.code(_NETWORKS),
             libraries=LIBRARIES,

@@ -1,6 +1,6 @@
 """The FLUX.1 checkpoints that are built, and what their configurations say; weights stay unread."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from builder.config import Config
 from builder.errors import CheckpointError
 from builder.families.flux.checkpoint import checkpoint_files, component_config, variant_of
+from builder.families.flux.lora import Lora
 from builder.families.flux.options import FluxOptions, flux_options
 
 if TYPE_CHECKING:
@@ -82,12 +83,15 @@ class Variant:
             return ensure_tiny(self.checkpoint, self.name, self.options.seed)
         return self.checkpoint
 
-    def component(self, name: str) -> "torch.nn.Module":
-        """A network of the checkpoint (`transformer`, `vae`, ...), in eval mode."""
-        from builder.families.flux.checkpoint import load_component
+    def component(self, name: str, loras: Sequence[Lora] = ()) -> "torch.nn.Module":
+        """A network of the checkpoint (`transformer`, `vae`, ...), in eval mode.
 
-        network: torch.nn.Module = load_component(self.folder(), name)
-        return network
+        Args:
+            loras: Files that are fused into it.
+        """
+        from builder.families.flux.lora_fuse import fused_component
+
+        return fused_component(self.folder(), name, loras)
 
     def files(self, *names: str) -> tuple[Path, ...]:
         """Files of components; a tiny checkpoint follows from code and settings alone."""
