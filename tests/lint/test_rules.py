@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from builder.lint import Finding, all_rules, lint
+from builder.lint.model import Severity
 
 from .conftest import PYTHON, save_onnx, save_record
 
@@ -397,3 +398,24 @@ def test_link_to_nowhere(root: Path) -> None:
 def test_link_within_the_repository(root: Path) -> None:
     (root / "onnx" / "first" / "1" / "copy.onnx").symlink_to("model.onnx")
     assert lint([root]) == []
+
+
+def test_several_first_steps(root: Path, edit: Edit) -> None:
+    edit("ensemble/pipe", 'key: "x" value: "middle"', 'key: "x" value: "raw"')
+    finding = lint([root], select=["TR018"])[0]
+    assert finding.severity is Severity.WARNING
+    assert finding.line == 5
+    assert "2 steps start at once: first, second" in finding.message
+
+
+def test_a_step_beside_others_is_no_first_step(root: Path, edit: Edit) -> None:
+    edit(
+        "ensemble/pipe",
+        'output_map { key: "y" value: "answer" }\n  }\n',
+        'output_map { key: "y" value: "answer" }\n  }\n'
+        '  step {\n    model_name: "second"\n    model_version: -1\n'
+        '    input_map { key: "x" value: "middle" }\n'
+        '    output_map { key: "y" value: "other" }\n  }\n',
+    )
+    edit("ensemble/pipe", add='output { name: "other" data_type: TYPE_FP32 dims: [ -1, 25 ] }\n')
+    assert lint([root], select=["TR018"]) == []

@@ -104,3 +104,11 @@ def test_a_subsystem_is_anomalous_where_one_of_its_channels_is(config: Config) -
     assert answer["detector_flags"][30, 2]
     np.testing.assert_array_equal(answer["votes"], answer["detector_flags"].sum(axis=1))
     np.testing.assert_array_equal(answer["anomaly_detected"], answer["votes"] > 0)
+
+
+def test_every_pipeline_starts_with_one_step(registry: Registry) -> None:
+    """Triton 2.51 can lock up for good where several steps start and one of them fails."""
+    for pipeline in registry.pipelines.values():
+        made = {tensor for step in pipeline.steps for tensor in step.outputs.values()}
+        first = [step.model for step in pipeline.steps if not made & set(step.inputs.values())]
+        assert len(first) == 1, pipeline.name

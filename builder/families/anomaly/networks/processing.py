@@ -112,6 +112,23 @@ class Postprocessing(nn.Module):
         return score, votes > 0, votes
 
 
+class AlignedChannels(nn.Module):
+    """Passes five channels on as they are, if they have the same number of samples."""
+
+    def forward(
+        self,
+        channel_1: Tensor,
+        channel_2: Tensor,
+        channel_3: Tensor,
+        channel_4: Tensor,
+        channel_5: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Five windows FP32 [T,25], unchanged."""
+        together = torch.stack((channel_1, channel_2, channel_3, channel_4, channel_5))
+        # Indices, not unbind: that would be exported as a sequence, which TensorRT lacks.
+        return tuple(together[row] for row in range(together.shape[0]))
+
+
 class SubsystemVote(nn.Module):
     """One answer about a subsystem from the detectors of its five channels.
 
