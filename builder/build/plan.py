@@ -48,7 +48,7 @@ def make_context(config: Config, registry: Registry, version: int | None = None)
     if version is not None and version < 1:
         raise UsageError("a version is a positive number", where="--as-version")
     digests = FileDigests(config.build_dir / "digests.json")
-    return Context(
+    context = Context(
         config=config,
         registry=registry,
         digests=digests,
@@ -56,6 +56,8 @@ def make_context(config: Config, registry: Registry, version: int | None = None)
         version=version,
         targets=expand_targets(config.build.targets),
     )
+    digests.progress = lambda phase, done, total: context.progress(phase, done, total)
+    return context
 
 
 def expand_targets(names: Iterable[str]) -> tuple[Target, ...]:

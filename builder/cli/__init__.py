@@ -19,6 +19,9 @@ from builder import __version__
 from builder.config import load_config
 from builder.errors import BuilderError
 
+OWN = ""
+"""In a table of subcommands: the command itself, where families only add words to it."""
+
 
 class LazyGroup(click.Group):
     """A group whose subcommands are imported when they are used.
@@ -41,6 +44,8 @@ class LazyGroup(click.Group):
         if place is None:
             return None
         if not isinstance(place, str):
+            if OWN in place:
+                return ForkedCommand(cmd_name, place)
             verb = cmd_name.capitalize()
             return LazyGroup(cmd_name, commands_at=place, help=f"{verb}: one command per family.")
         module, _, attribute = place.partition(":")
@@ -60,6 +65,41 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from error
 
 
+class ForkedCommand(click.Command):
+    """A command that goes on as another one if its first argument is a family's word.
+
+    Args:
+        places: Word -> `module:object`; `OWN` is the command itself.
+    """
+
+    def __init__(self, name: str, places: Mapping[str, str]):
+        super().__init__(name)
+        self.places = places
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The context of whichever command it is."""
+        word = args[0] if args and args[0] in self.places else OWN
+        module, _, attribute = self.places[word].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        rest = list(args[1:] if word else args)
+        if not word:
+            words = ", ".join(f"{info_name} {other}" for other in self.places if other)
+            command.epilog = f"See also {words}."
+        return command.make_context(f"{info_name} {word}".strip(), rest, parent, **extra)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """That of the command itself."""
+        module, _, attribute = self.places[OWN].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command.get_short_help_str(limit)
+
+
 def _commands() -> dict[str, Any]:
     places: dict[str, Any] = {
         info.name.replace("_", "-"): f"{__name__}.{info.name}:command"
@@ -73,7 +113,10 @@ def _commands() -> dict[str, Any]:
             *groups, name = words.split()
             table = places
             for group in groups:
-                table = table.setdefault(group, {})
+                inner = table.setdefault(group, {})
+                if isinstance(inner, str):  # a command, which keeps its own arguments
+                    inner = table[group] = {OWN: inner}
+                table = inner
             table[name] = place
     return places
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from builder.engines.engine import EngineJob, EngineKind
 from builder.errors import ConfigError, EngineError
+from builder.export.external import external_files, link_file, outline
 from builder.export.operators import operator_libraries
 from builder.export.parity import Runner, onnx_runner
 from builder.stage import Stage
@@ -19,7 +20,8 @@ def build(job: EngineJob) -> list[Path]:
     `basic` folds constants and removes what is redundant, with standard operators only, so the
     file runs on every ONNX Runtime and every provider. `extended` fuses into operators of ONNX
     Runtime's own; the file then loads faster but needs an ONNX Runtime at least as new. `none`
-    publishes the export as it is.
+    publishes the export as it is; so is an export whose weights were left in the checkpoint's
+    files, which are linked: folding would hold all of them in memory.
 
     Raises:
         EngineError: ONNX Runtime cannot load or optimise the export.
@@ -40,6 +42,10 @@ def build(job: EngineJob) -> list[Path]:
             hint=f"use one of {', '.join(levels)}",
         )
     target = job.folder / FILE
+    if shards := _shards(job.export):
+        for file in (job.export, *shards):
+            link_file(file, job.folder / file.name)
+        return [target, *(job.folder / file.name for file in shards)]
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = levels[level]
     options.optimized_model_filepath = str(target)
@@ -59,6 +65,13 @@ def build(job: EngineJob) -> list[Path]:
             f"ONNX Runtime cannot optimise the export: {error}", where=f"stage {job.stage.name}"
         ) from error
     return sorted(job.folder.iterdir(), key=lambda path: len(path.name))
+
+
+def _shards(export: Path) -> list[Path]:
+    """The external data of an export whose weights lie in a checkpoint's files; else nothing."""
+    if not any(file.suffix == ".safetensors" for file in export.parent.iterdir()):
+        return []
+    return list(external_files(outline(export), export.parent))
 
 
 def runner(stage: Stage, files: Sequence[Path]) -> Runner:

@@ -49,7 +49,34 @@ KEEP = frozenset(
 )
 """Operators that stay FP32."""
 
-_FP16_MAX = 65504.0
+MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators that only move values: done to a weight, the result is a weight again."""
+
+FP16_MAX = 65504.0
+
+
+class Weights:
+    """How the values of weights are read and written; here, inside the ONNX file."""
+
+    def low(
+        self, initialiser: "onnx.TensorProto", name: str, dtype: int
+    ) -> "onnx.TensorProto | None":
+        """An initialiser in FP16 or BF16; None if a finite value would become infinite.
+
+        Args:
+            name: Of the new one.
+            dtype: Its ONNX data type.
+        """
+        import numpy as np
+        import onnx
+        from onnx import numpy_helper
+
+        values = numpy_helper.to_array(initialiser).astype(np.float32)
+        if dtype == onnx.TensorProto.FLOAT16:
+            finite = values[np.isfinite(values)]
+            if not np.abs(finite).max(initial=0.0) <= FP16_MAX:
+                return None
+        return _tensor(name, values, dtype)
 
 
 def cast_model(
@@ -59,6 +86,7 @@ def cast_model(
     where: str,
     keep: Collection[str] = KEEP,
     outline: "onnx.ModelProto | None" = None,
+    store: Weights | None = None,
 ) -> "onnx.ModelProto":
     """Change an FP32 model so that it computes in FP16 or BF16 wherever it may.
 
@@ -68,6 +96,7 @@ def cast_model(
         where: The model, for messages.
         keep: Operators, or names of nodes, that stay FP32.
         outline: The same model, if need be without its external weights: for inferring types.
+        store: Reads and writes weights that are external.
 
     Returns:
         The model.
@@ -85,7 +114,7 @@ def cast_model(
         raise EngineError(f"its types cannot be inferred: {error}", where=where) from error
     types = {v.name: v.type.tensor_type.elem_type for v in _value_infos(inferred.graph)}
     dtype = onnx.TensorProto.DataType.Value(CASTS[precision])
-    return _Caster(model, types, dtype, frozenset(keep)).run()
+    return _Caster(model, types, dtype, frozenset(keep), store or Weights()).run()
 
 
 def shared_types(node: "onnx.NodeProto", opset: int) -> Iterator[tuple[str, str, bool, set[str]]]:
@@ -129,17 +158,24 @@ class _Caster:
         low: FP32 tensor -> its twin in `dtype`.
         high: Tensors that so far exist in `dtype` only -> the twin that exists.
         born: Tensors that were computed in `dtype`.
+        lazy: Weights that a node makes of other ones, by a cast to FP32 or by moving values:
+            output -> node. The node is only made in the types that are needed.
     """
 
     model: "onnx.ModelProto"
     types: dict[str, int]
     dtype: int
     keep: frozenset[str]
+    store: Weights
     low: dict[str, str] = field(default_factory=dict)
     high: dict[str, str] = field(default_factory=dict)
     born: set[str] = field(default_factory=set)
+    lazy: "dict[str, onnx.NodeProto]" = field(default_factory=dict)
     nodes: "list[onnx.NodeProto]" = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
+    _initialisers: "dict[str, onnx.TensorProto]" = field(default_factory=dict)
+    _returned: set[str] = field(default_factory=set)
+    _made: set[str] = field(default_factory=set)
 
     def run(self) -> "onnx.ModelProto":
         import onnx
@@ -148,22 +184,25 @@ class _Caster:
         types = {**self.types, **{i.name: i.data_type for i in graph.initializer}}
         self._names = {*types, *(o for n in graph.node for o in n.output)}
         floats = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
-        weights = {i.name: i for i in graph.initializer if i.name in floats}
+        self._initialisers = {i.name: i for i in graph.initializer}
+        self._returned = {output.name for output in graph.output}
         opset = opset_of(self.model)
         for node in graph.node:
-            variables = self._variables(node, opset, floats, weights)
+            if self._is_lazy(node, floats):
+                self.lazy[node.output[0]] = node
+                continue
+            variables = self._variables(node, opset, floats)
             if not variables:
                 for name in {*node.input, *_captured(node)}:
                     self._need_high(name)
                 self.nodes.append(node)
                 continue
-            changed = onnx.NodeProto()
-            changed.CopyFrom(node)
+            changed = _copy(node)
             shared = list(shared_types(node, opset))
             variable_of = {(n, o): v for n, v, o, _ in shared}
             for index, name in enumerate(node.input):
                 if name in floats and variable_of.get((name, False)) in variables:
-                    changed.input[index] = self._need_low(name, weights)
+                    changed.input[index] = self._need_low(name)
                 else:
                     self._need_high(name)
             for index, name in enumerate(node.output):
@@ -182,11 +221,23 @@ class _Caster:
 
         return onnx.TensorProto.DataType.Name(self.dtype).lower()
 
-    def _variables(
-        self, node: "onnx.NodeProto", opset: int, floats: set[str], weights: Collection[str]
-    ) -> set[str]:
+    def _is_weight(self, name: str, floats: set[str]) -> bool:
+        return name in self.lazy or (name in self._initialisers and name in floats)
+
+    def _is_lazy(self, node: "onnx.NodeProto", floats: set[str]) -> bool:
+        """Whether a node only makes an FP32 weight of another weight."""
+        if len(node.output) != 1 or node.output[0] in self._returned or not node.input:
+            return False
+        if node.output[0] not in floats or node.name in self.keep:
+            return False
+        if node.op_type == "Cast":
+            source = self._initialisers.get(node.input[0])
+            return source is not None and _type_name(source.data_type) in CASTS.values()
+        return node.op_type in MOVES and self._is_weight(node.input[0], floats)
+
+    def _variables(self, node: "onnx.NodeProto", opset: int, floats: set[str]) -> set[str]:
         """The type variables of a node that become `dtype`; empty if it stays as it is."""
-        data = {n for n in node.input if n in floats and n not in weights}
+        data = {n for n in node.input if n in floats and not self._is_weight(n, floats)}
         if node.op_type not in HEAVY and not (data and data <= self.born):
             return set()
         if node.op_type in self.keep or node.name in self.keep or _captured(node):
@@ -200,38 +251,47 @@ class _Caster:
         complete = all(o in listed for o in node.output if o in floats)
         return given if made and made <= given and complete else set()
 
-    def _need_low(self, name: str, weights: "dict[str, onnx.TensorProto]") -> str:
-        from onnx import helper, numpy_helper
+    def _need_low(self, name: str) -> str:
+        from onnx import helper
 
-        if name not in self.low:
-            twin = self.low[name] = self._new(f"{name}_{self._suffix}")
-            values = numpy_helper.to_array(weights[name]) if name in weights else None
-            if values is not None and self._fits(values):
-                self.model.graph.initializer.append(_tensor(twin, values, self.dtype))
-            else:
-                self._need_high(name)
-                cast = helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=self.dtype)
-                self.nodes.append(cast)
-        return self.low[name]
+        if name in self.low:
+            return self.low[name]
+        node = self.lazy.get(name)
+        if node is not None and node.op_type != "Cast":
+            moved = _copy(node)
+            moved.name = f"{node.name or name}_{self._suffix}"
+            moved.input[0] = self._need_low(node.input[0])
+            moved.output[0] = self.low[name] = self._new(f"{name}_{self._suffix}")
+            self.nodes.append(moved)
+            return self.low[name]
+        source = self._initialisers.get(name if node is None else node.input[0])
+        if source is not None and source.data_type == self.dtype:
+            self.low[name] = source.name  # the Cast to FP32 was all that stood between
+            return source.name
+        twin = self.low[name] = self._new(f"{name}_{self._suffix}")
+        weight = None if source is None else self.store.low(source, twin, self.dtype)
+        if weight is not None:
+            self.model.graph.initializer.append(weight)
+        else:
+            self._need_high(name)
+            cast = helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=self.dtype)
+            self.nodes.append(cast)
+        return twin
 
     def _need_high(self, name: str) -> None:
         """Make sure that the FP32 tensor exists before the next node."""
         from onnx import TensorProto, helper
 
-        if twin := self.high.pop(name, None):
+        if node := self.lazy.get(name):
+            if name not in self._made:
+                self._made.add(name)
+                self._need_high(node.input[0])
+                self.nodes.append(node)
+        elif twin := self.high.pop(name, None):
             cast = helper.make_node(
                 "Cast", [twin], [name], name=f"cast_{name}", to=TensorProto.FLOAT
             )
             self.nodes.append(cast)
-
-    def _fits(self, values: "np.ndarray[Any, Any]") -> bool:
-        """Whether no finite value becomes infinite."""
-        import numpy as np
-
-        if self._suffix != "float16":
-            return True
-        finite = values[np.isfinite(values)]
-        return bool(np.abs(finite).max(initial=0.0) <= _FP16_MAX)
 
     def _new(self, name: str) -> str:
         while name in self._names:
@@ -241,8 +301,9 @@ class _Caster:
 
     def _finish(self) -> "onnx.ModelProto":
         graph = self.model.graph
+        nodes = [_copy(node) for node in self.nodes]  # some are still those of the graph
         del graph.node[:]
-        graph.node.extend(self.nodes)
+        graph.node.extend(nodes)
         del graph.value_info[:]  # stated types that no longer hold
         used = {name for node in graph.node for name in (*node.input, *_captured(node))}
         used |= {output.name for output in graph.output}
@@ -254,6 +315,20 @@ class _Caster:
 
 def _value_infos(graph: "onnx.GraphProto") -> "list[onnx.ValueInfoProto]":
     return [*graph.input, *graph.output, *graph.value_info]
+
+
+def _copy(node: "onnx.NodeProto") -> "onnx.NodeProto":
+    import onnx
+
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def _type_name(kind: int) -> str:
+    import onnx
+
+    return str(onnx.TensorProto.DataType.Name(kind))
 
 
 def _captured(node: "onnx.NodeProto") -> set[str]:

@@ -259,6 +259,34 @@ def write_model(model: "onnx.ModelProto", path: Path) -> None:
         raise from_os_error(error, "writing", path) from error
 
 
+def check_external(model: "onnx.ModelProto", path: Path) -> None:
+    """Run the full ONNX checker on a model whose weights lie beside `path`.
+
+    The checker itself refuses hard links, and would read all of the weights; that they are where
+    the model says is checked by their offsets and sizes.
+
+    Raises:
+        ExportError: It refuses the graph, or a file ends before a weight does.
+    """
+    import onnx
+
+    from builder.export.skeleton import check_skeleton
+
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    kept = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    del skeleton.graph.initializer[:]
+    skeleton.graph.initializer.extend(kept)
+    for tensor in _external(model):
+        place = stored_tensor(tensor, path.parent)
+        if not place.file.is_file() or place.file.stat().st_size < place.offset + place.size:
+            raise ExportError(f"{tensor.name} is not in {place.file.name}", where=path)
+        skeleton.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+    check_skeleton(skeleton, str(path))
+
+
 def is_finite(tensor: "torch.Tensor") -> bool:
     """Whether no value is NaN or infinite; looked at in pieces, so that memory stays bounded."""
     import torch

@@ -6,10 +6,25 @@ the ONNX graph states. So the graph itself is converted, before the plan is buil
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.errors import EngineError, MissingDependencyError
-from builder.export.casting import CASTS, cast_model
+from builder.export.casting import CASTS, Weights, cast_model
+from builder.export.external import (
+    DataFile,
+    check_external,
+    external_files,
+    external_tensor,
+    is_finite,
+    link_file,
+    outline,
+    stored_tensor,
+    write_model,
+)
 from builder.stage import Arrays, Tolerance
+
+if TYPE_CHECKING:
+    import onnx
 
 FP32, QUANTIZED = "fp32", ("int8", "fp8")
 PRECISIONS = (FP32, *CASTS, *QUANTIZED)
@@ -69,16 +84,54 @@ def convert(source: Path, target: Path, precision: str, calibration: Arrays | No
         return source
     if precision in QUANTIZED:
         return _quantize(source, target, precision, calibration)
-    import onnx
-
     from builder.export.exporter import save
 
-    # Types are inferred without the weights, which may be larger than one message can be.
-    outline = onnx.load(str(source), load_external_data=False)
-    model = cast_model(onnx.load(str(source)), precision, where=str(source), outline=outline)
-    save(model, target)
-    check_graph(target)
+    model = outline(source)
+    if not external_files(model, source.parent):
+        save(cast_model(model, precision, where=str(source)), target)
+        check_graph(target)
+        return target
+    data = DataFile(target.with_name(f"{target.name}.{precision}"))
+    store = ExternalWeights(source.parent, data)
+    cast_model(model, precision, where=str(source), store=store)
+    for file in external_files(model, target.parent):
+        if file != data.path and file.parent != source.parent:
+            file.unlink(missing_ok=True)
+            link_file(source.with_name(file.name), file)
+    write_model(model, target)
+    check_external(model, target)
     return target
+
+
+class ExternalWeights(Weights):
+    """Weights beside the ONNX file: read, cast and written one at a time.
+
+    Args:
+        folder: Where the ONNX file is that they belong to.
+        data: Where those in another precision go.
+    """
+
+    def __init__(self, folder: Path, data: DataFile):
+        self.folder = folder
+        self.data = data
+
+    def low(
+        self, initialiser: "onnx.TensorProto", name: str, dtype: int
+    ) -> "onnx.TensorProto | None":
+        """See `Weights.low`."""
+        import onnx
+        import torch
+
+        if initialiser.data_location != onnx.TensorProto.EXTERNAL:
+            return super().low(initialiser, name, dtype)
+        half = dtype == onnx.TensorProto.FLOAT16
+        values = stored_tensor(initialiser, self.folder).read()
+        values = values.to(torch.float16 if half else torch.bfloat16)
+        if not is_finite(values):  # the export has finite weights only
+            return None
+        place = self.data.append(name, values)
+        kind = "F16" if half else "BF16"
+        return external_tensor(name, values.shape, kind, self.data.path.name, *place)
 
 
 def check_graph(path: Path) -> None:

@@ -54,6 +54,7 @@ def trace_skeleton(stage: Stage, module: "torch.nn.Module") -> Skeleton:
     first_names = _fake_parameters(module)
     program = run_exporter(stage, module, optimize=False)
     model = program.model
+    del program
     weights = _weights_to_inputs(model, first_names)
     parameters = sum(_size(value) for value in weights.values())
     _fold(model)
@@ -175,6 +176,7 @@ def _fold(model: Any) -> None:
     from onnx_ir.passes import common
     from onnxscript import optimizer
 
+    common.ClearMetadataAndDocStringPass()(model)  # source lines, which are most of its size
     with _quiet_inference():
         for infer in (False, True, True):
             if infer:

@@ -7,6 +7,7 @@ FAMILY = Family(
     title="FLUX.1: text to image as one native ensemble",
     commands={
         "generate": "builder.families.flux.generate:generate_command",
+        "export flux": "builder.families.flux.export_command:export_command",
         "pipeline flux": "builder.families.flux.commands:pipeline_command",
     },
 )

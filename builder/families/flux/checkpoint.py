@@ -131,7 +131,7 @@ def build_component(folder: Path, name: str) -> "torch.nn.Module":
     try:
         with torch.device("meta"):
             module: torch.nn.Module = _MAKE[name](config)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"config.json describes no {COMPONENTS[name].classes[0]}: {error}", where=folder / name
         ) from error
