@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 
 from builder.bench.case import Case, Load, Variant
+from builder.bench.perf_analyzer import Figures, LoadError
 from builder.bench.results import NATIVE, StageShare
-from builder.bench.served import MOST_WINDOW, CaseServer, Prepared
+from builder.bench.served import MOST_WINDOW, CaseServer, Measurement, Prepared
 from builder.bench.tool import PerfAnalyzer
 from builder.config import Config, StageOptions
 from builder.errors import BuilderError, ServerError
@@ -24,6 +25,12 @@ from builder.tune.search import CandidateError
 from builder.tune.subject import Subject
 
 _WARMUP_REQUESTS = 2
+_SILENT_WINDOW = "No valid requests recorded"
+_STRETCH = 4.0
+
+_ANSWERS = 4
+"""The windows are as long as twice the median latency at the highest concurrency: `CaseServer` takes
+8 of what it is told is the latency."""
 
 
 class Arena:
@@ -110,9 +117,25 @@ class Arena:
         try:
             for request in self._requests[:_WARMUP_REQUESTS]:
                 infer(self._server.client, self._variant.models[0], request, timeout=MOST_WINDOW)
-            turn = {}
+            turn: dict[int, Figures] = {}
             for level in self._levels:
-                measured = self._server.measure(
+                measured = self._measure(level, seconds)
+                turn[level] = measured.figures
+                self._shares = measured.stages
+            # That of the first requests, which is known so far, says little about the rest.
+            self._prepared.latency = max(f.p50_ms for f in turn.values()) / _ANSWERS / 1e3
+        except ServerError as error:
+            reason = self._server.why_dead() or str(error.what)
+            # It may be dead, or hang: the next candidate gets a fresh one.
+            self._start()
+            raise CandidateError(_one_line(reason)) from error
+        return turn
+
+    def _measure(self, level: int, seconds: float) -> Measurement:
+        """One level; once more with longer windows if no answer fell into a window."""
+        for attempt in range(2):
+            try:
+                return self._server.measure(
                     self._tool,
                     self._variant,
                     self._prepared,
@@ -120,14 +143,15 @@ class Arena:
                     seconds=seconds,
                     folder=Path(self._scratch.name) / "runs",
                 )
-                turn[level] = measured.figures
-                self._shares = measured.stages
-        except ServerError as error:
-            reason = self._server.why_dead() or str(error.what)
-            # It may be dead, or hang: the next candidate gets a fresh one.
-            self._start()
-            raise CandidateError(_one_line(reason)) from error
-        return turn
+            except LoadError as error:
+                if (
+                    attempt
+                    or _SILENT_WINDOW not in str(error.what)
+                    or not self._server.server.running
+                ):
+                    raise
+                self._prepared.latency *= _STRETCH
+        raise AssertionError("unreachable")
 
     def _start(self) -> None:
         self._loaded.clear()

@@ -1,5 +1,6 @@
 """The whole search: stage after stage, leg after leg, within a budget."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from builder.tune.space import legs
 
 SECONDS = (3.0, 2.0, 1.5, 1.0)
 """Lengths of a measurement; the longest that the budget allows is taken."""
+
+_REMEMBERED = 5
 
 LEAST_SHARE = 0.03
 """A stage with less of the time is not searched: removing it altogether would hardly show."""
@@ -88,6 +91,7 @@ class Tuner:
     notes: list[str] = field(default_factory=list)
     first: list[Turn] = field(default_factory=list)
     _start: float = 0.0
+    _costs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.settings = dict(self.before)
@@ -116,11 +120,9 @@ class Tuner:
         """
         self._start = self.clock()
         self.progress("current settings", 0.0)
-        shortest = SECONDS[-1]
-        self._measure(self.settings, shortest)  # the first turn of a server is no measure
-        before = self.clock()
-        self.first.append(self._measure(self.settings, shortest))
-        cost = self.clock() - before
+        self._measure()  # the first turn of a server is no measure
+        self._costs.clear()
+        self.first.append(self._measure())
         self.shares = dict(self.arena.shares)
         order = sorted(self.stages, key=lambda s: -self.shares.get(s.name, 0.0))
         weights = {s.name: self.shares.get(s.name, 0.0) if len(order) > 1 else 1.0 for s in order}
@@ -132,9 +134,9 @@ class Tuner:
         for number, stage in enumerate(searched):
             rest = sum(weights[s.name] for s in searched[number:])
             part = (self.budget - self.spent) * weights[stage.name] / rest
-            self._stage(stage, cost, self.spent + part)
+            self._stage(stage, self.spent + part)
 
-    def _stage(self, stage: Stage, cost: float, end: float) -> None:
+    def _stage(self, stage: Stage, end: float) -> None:
         """Search the legs of a stage until `end`, in seconds since the search began."""
         names = [
             leg.name for leg in legs(self.settings[stage.name], stage.max_batch_size, self.cores)
@@ -147,20 +149,18 @@ class Tuner:
             if not needed[0]:
                 continue
             until = self.spent + (end - self.spent) * needed[0] / sum(needed)
-            self._leg(stage, name, wanted[name], cost, until)
+            self._leg(stage, name, wanted[name], until)
 
     def _leg(
         self,
         stage: Stage,
         name: str,
         candidates: Sequence[StageOptions],
-        cost: float,
         until: float,
     ) -> None:
-        levels = len(self.first[0])
         room = until - self.spent
         for seconds in SECONDS:
-            each = cost + levels * (seconds - SECONDS[-1])
+            each = self._cost(seconds)
             count = affordable(len(candidates), room / each)
             if count == len(candidates):
                 break
@@ -181,7 +181,7 @@ class Tuner:
             if self.spent > until + each:
                 raise BudgetError
             self.progress(where, self.spent)
-            return self.arena.turn({**self.settings, stage.name: options}, seconds)
+            return self._turn({**self.settings, stage.name: options}, seconds)
 
         search = Search(
             self.judge,
@@ -197,11 +197,24 @@ class Tuner:
             raise _lost(error, stage.name) from error
         self.settings[stage.name] = winner.candidate
 
-    def _measure(self, settings: Settings, seconds: float) -> Turn:
+    def _measure(self) -> Turn:
+        """The current settings."""
         try:
-            return self.arena.turn(settings, seconds)
+            return self._turn(self.settings, SECONDS[-1])
         except CandidateError as error:
-            raise _lost(error, ", ".join(settings)) from error
+            raise _lost(error, ", ".join(self.settings)) from error
+
+    def _turn(self, settings: Settings, seconds: float) -> Turn:
+        start = self.clock()
+        turn = self.arena.turn(settings, seconds)
+        extra = len(turn) * (seconds - SECONDS[-1])
+        self._costs.append(max(self.clock() - start - extra, 0.0))
+        return turn
+
+    def _cost(self, seconds: float) -> float:
+        """Seconds that a turn takes, judging by the last ones."""
+        shortest = statistics.median(self._costs[-_REMEMBERED:])
+        return shortest + len(self.first[0]) * (seconds - SECONDS[-1])
 
 
 def _lost(error: CandidateError, where: str) -> ServerError:
