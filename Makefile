@@ -21,7 +21,7 @@ serve: $(VENV)/.installed
 	@$(BIN)/builder serve $(ARGS)
 
 bench: $(VENV)/.installed
-	$(BIN)/python scripts/bench_serving.py $(ARGS)
+	@$(BIN)/builder bench $(ARGS)
 
 test: check
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)

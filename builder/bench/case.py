@@ -88,6 +88,14 @@ class Case:
     environ: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the clients can be shared among the loads."""
+        for variant in self.variants:
+            loads = len(variant.loads)
+            levels = self.concurrency or (1,)
+            if not loads or any(level % loads for level in levels):
+                raise ValueError(f"{self.name}: {levels} clients for {loads} loads")
+
     @property
     def info(self) -> CaseInfo:
         """For the report."""

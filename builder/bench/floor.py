@@ -93,7 +93,7 @@ def measure_floor(
             child.wait()
     if child.returncode != 0:
         lines = said.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit status {child.returncode}"
+        reason = " ".join(lines[-3:])[-500:] or f"exit status {child.returncode}"
         raise LoadError(f"failed: {reason}", where="floor")
     try:
         data = json.loads(result.read_text(encoding="utf-8"))

@@ -75,8 +75,15 @@ class Benchmark:
         """Whether everything that was asked for was measured."""
         return len(self.runs) == self.settings.count(self.cases)
 
+    @property
+    def _serving(self) -> bool:
+        """Whether anything is measured that a server answers."""
+        return any(variant.served for case in self.cases for variant in case.variants)
+
     def find_tool(self, config: Config) -> None:
-        """Find perf_analyzer, or note why there is none."""
+        """Find perf_analyzer, or note why there is none; nothing is done where none is needed."""
+        if not self._serving:
+            return
         try:
             self.tool = find_perf_analyzer(config)
         except BuilderError as error:
@@ -84,6 +91,8 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure everything; a KeyboardInterrupt leaves what was measured in `runs`."""
+        if self.tool is None and self._serving:
+            self.note("perf_analyzer", "there is none: only what needs no server is measured")
         if self.tool is not None and self.tool.remark:
             self.note("perf_analyzer", self.tool.remark)
         for number, case in enumerate(self.cases):

@@ -211,6 +211,9 @@ class CaseServer:
         after = read_counters(self.client)
         if failed := failures(before, after):
             raise LoadError(f"{failed} requests failed", where=", ".join(variant.models))
+        # Requests that are refused at the door are in no statistics.
+        if not any(share.model in variant.models for share in stage_shares(before, after)):
+            raise LoadError("answered no request", where=", ".join(variant.models))
         return Measurement(
             figures,
             sampler.seconds,
