@@ -29,8 +29,7 @@ _SILENT_WINDOW = "No valid requests recorded"
 _STRETCH = 4.0
 
 _ANSWERS = 4
-"""The windows are as long as twice the median latency at the highest concurrency: `CaseServer` takes
-8 of what it is told is the latency."""
+"""Makes a window twice as long as the median latency: `CaseServer` wants 8 answers in one."""
 
 
 class Arena:
@@ -133,25 +132,23 @@ class Arena:
 
     def _measure(self, level: int, seconds: float) -> Measurement:
         """One level; once more with longer windows if no answer fell into a window."""
-        for attempt in range(2):
-            try:
-                return self._server.measure(
-                    self._tool,
-                    self._variant,
-                    self._prepared,
-                    concurrency=level,
-                    seconds=seconds,
-                    folder=Path(self._scratch.name) / "runs",
-                )
-            except LoadError as error:
-                if (
-                    attempt
-                    or _SILENT_WINDOW not in str(error.what)
-                    or not self._server.server.running
-                ):
-                    raise
-                self._prepared.latency *= _STRETCH
-        raise AssertionError("unreachable")
+        try:
+            return self._measure_once(level, seconds)
+        except LoadError as error:
+            if _SILENT_WINDOW not in str(error.what) or not self._server.server.running:
+                raise
+        self._prepared.latency *= _STRETCH
+        return self._measure_once(level, seconds)
+
+    def _measure_once(self, level: int, seconds: float) -> Measurement:
+        return self._server.measure(
+            self._tool,
+            self._variant,
+            self._prepared,
+            concurrency=level,
+            seconds=seconds,
+            folder=Path(self._scratch.name) / "runs",
+        )
 
     def _start(self) -> None:
         self._loaded.clear()
