@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from builder.errors import UsageError
+from builder.serving.stub_exit import leave_quickly
 from builder.serving.twin_errors import AbandonedError, cancelled, explained, failed
 from builder.serving.twin_requests import read
 from builder.stage import Arrays, Tensor
 
 if TYPE_CHECKING:
     import torch
+
+leave_quickly()
 
 Compute = Callable[[list[Arrays], Callable[[], None]], list[Arrays]]
 """Answers a batch of requests. The second argument may be called between parts of the work: it
