@@ -5,6 +5,7 @@ from pathlib import Path
 
 from builder.config import Config, setting
 from builder.errors import ConfigError
+from builder.families.flux.tiny_sizes import SIZES
 
 PIXELS_PER_PATCH = 16
 """Height and width of an image are multiples of this: 8 pixels a latent, 2 latents a patch."""
@@ -29,7 +30,10 @@ class FluxOptions:
     checkpoint: Path | None = setting(
         None, "FLUX.1 folder in the layout of diffusers; unset makes a tiny random one"
     )
-    seed: int = setting(0, "seed of the tiny random checkpoint")
+    seed: int = setting(0, "seed of the random checkpoint")
+    random_size: str = setting(
+        "tiny", "random checkpoint: tiny, or small, with 20 M parameters in the transformer"
+    )
     max_sequence_length: int | None = setting(
         None, "T5 tokens per prompt; unset means 256 for schnell and 512 for dev"
     )
@@ -62,6 +66,12 @@ def flux_options(config: Config) -> FluxOptions:
         options = FluxOptions(**{**given, "checkpoint": config.root / options.checkpoint})
     if options.seed < 0:
         raise ConfigError("seed is negative", where="builder.toml [flux]")
+    if options.random_size not in SIZES:
+        raise ConfigError(
+            f"random_size is {options.random_size!r}",
+            where="builder.toml [flux]",
+            hint=f"use {' or '.join(SIZES)}",
+        )
     check_steps(STEPS["dev"] if options.steps is None else options.steps)
     length = options.max_sequence_length
     if length is not None and not 1 <= length <= MOST_TEXT:

@@ -1,22 +1,31 @@
-"""A tiny random FLUX.1 checkpoint in the layout of diffusers, made by seed.
+"""A random FLUX.1 checkpoint in the layout of diffusers, made by seed.
 
 It has every file and every kind of layer of a real checkpoint, so that everything runs offline
-and in seconds. Its pictures are coloured noise. Weights are far from the usual initialisation:
-norms scale and biases shift, or a comparison could not tell two implementations apart.
+and, if it is the tiny one, in seconds. Its pictures are coloured noise. Weights are far from the
+usual initialisation: norms scale and biases shift, or a comparison could not tell two
+implementations apart.
 """
 
+import fcntl
 import hashlib
 import importlib
-import io
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.digest import code_digest, sha256_value, versions_of
-from builder.errors import UsageError
-from builder.families.flux.corpus import captions
-from builder.families.flux.tokenizer_graph import byte_symbols
+from builder.errors import UsageError, from_os_error
+from builder.families.flux.tiny_sizes import SIZES, Size
+from builder.families.flux.tiny_tokenizers import (
+    CLIP_TOKENS,
+    T5_TOKENS,
+    write_clip_tokenizer,
+    write_t5_tokenizer,
+)
 from builder.files import replace_folder
 
 if TYPE_CHECKING:
@@ -24,45 +33,71 @@ if TYPE_CHECKING:
 
 VARIANTS = ("schnell", "dev")
 
+CODE = tuple(
+    f"builder.families.flux.{name}"
+    for name in ("tiny", "tiny_sizes", "tiny_tokenizers", "corpus", "tokenizer_graph")
+)
+"""The modules that decide what is in the checkpoint."""
+
 _MARK = "tiny.json"
-"""Says what a tiny checkpoint was made from; a real checkpoint has no such file."""
-
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_CLIP_MERGES = 320
-_T5_PIECES = 240
-_T5_EXTRA_IDS = 100
+"""Says what a random checkpoint was made from; a real checkpoint has no such file."""
 
 
-def ensure_tiny(folder: Path, variant: str, seed: int = 0) -> Path:
-    """Make the tiny checkpoint in `folder`, unless it is there already.
+def ensure_tiny(folder: Path, variant: str, seed: int = 0, size: str = "tiny") -> Path:
+    """Make the random checkpoint in `folder`, unless it is there already.
 
     Equal arguments give equal bytes. The folder is replaced in one step; a killed run leaves no
-    half of one.
+    half of one, and processes that want the same one at the same time make it once.
 
     Args:
         variant: `schnell` or `dev`; the two differ in the transformer and the scheduler.
+        size: A key of `tiny_sizes.SIZES`.
 
     Returns:
         `folder`.
 
     Raises:
-        UsageError: The variant is unknown.
+        UsageError: The variant or the size is unknown.
         BuilderError: The folder cannot be written.
     """
     if variant not in VARIANTS:
         raise UsageError(f"unknown FLUX variant {variant!r}", hint=f"use {' or '.join(VARIANTS)}")
-    mark = json.dumps(_recipe(variant, seed), indent=1, sort_keys=True)
-    existing = folder / _MARK
-    if existing.is_file() and existing.read_text(encoding="utf-8") == mark:
+    if size not in SIZES:
+        raise UsageError(f"unknown size {size!r}", hint=f"use {' or '.join(SIZES)}")
+    mark = json.dumps(_recipe(variant, seed, size), indent=1, sort_keys=True)
+    if _is_made(folder, mark):
         return folder
-    with replace_folder(folder) as staged:
-        _write_clip_tokenizer(staged / "tokenizer")
-        _write_t5_tokenizer(staged / "tokenizer_2")
-        _write_networks(staged, variant, seed)
-        for file in staged.rglob("*.safetensors"):
-            file.chmod(0o644)  # written for their owner only
-        (staged / _MARK).write_text(mark, encoding="utf-8")
+    with _alone(folder):
+        if not _is_made(folder, mark):
+            with replace_folder(folder) as staged:
+                write_clip_tokenizer(staged / "tokenizer")
+                write_t5_tokenizer(staged / "tokenizer_2")
+                _write_networks(staged, variant, seed, SIZES[size])
+                for file in staged.rglob("*.safetensors"):
+                    file.chmod(0o644)  # written for their owner only
+                (staged / _MARK).write_text(mark, encoding="utf-8")
     return folder
+
+
+def _is_made(folder: Path, mark: str) -> bool:
+    existing = folder / _MARK
+    return existing.is_file() and existing.read_text(encoding="utf-8") == mark
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is making this folder."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        path = folder.with_name(f".{folder.name}.lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise from_os_error(error, "writing", folder) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system releases it if the process is killed
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_tiny(folder: Path) -> bool:
@@ -70,20 +105,21 @@ def is_tiny(folder: Path) -> bool:
     return (folder / _MARK).is_file()
 
 
-def _recipe(variant: str, seed: int) -> dict[str, Any]:
+def _recipe(variant: str, seed: int, size: str) -> dict[str, Any]:
     return {
         "variant": variant,
         "seed": seed,
+        "size": size,
         "made_from": sha256_value(
             [
-                code_digest(__name__, "builder.families.flux.corpus"),
+                code_digest(*CODE),
                 versions_of("torch", "diffusers", "transformers", "tokenizers", "sentencepiece"),
             ]
         ),
     }
 
 
-def _write_networks(folder: Path, variant: str, seed: int) -> None:
+def _write_networks(folder: Path, variant: str, seed: int, size: Size) -> None:
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
     from transformers.utils import logging
@@ -91,29 +127,28 @@ def _write_networks(folder: Path, variant: str, seed: int) -> None:
     diffusers: Any = importlib.import_module("diffusers")  # with too few annotations
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dev = variant == "dev"
-    clip_size = 2 * 256 + _CLIP_MERGES + 2
     clip = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=clip_size,
-            hidden_size=32,
-            intermediate_size=64,
-            projection_dim=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
+            vocab_size=CLIP_TOKENS,
+            hidden_size=size.clip,
+            intermediate_size=2 * size.clip,
+            projection_dim=size.clip,
+            num_hidden_layers=size.clip_layers,
+            num_attention_heads=size.clip_heads,
             max_position_embeddings=77,
-            bos_token_id=clip_size - 2,
-            eos_token_id=clip_size - 1,
-            pad_token_id=clip_size - 1,
+            bos_token_id=CLIP_TOKENS - 2,
+            eos_token_id=CLIP_TOKENS - 1,
+            pad_token_id=CLIP_TOKENS - 1,
         )
     )
     t5 = T5EncoderModel(
         T5Config(
-            vocab_size=_T5_PIECES + _T5_EXTRA_IDS + 12,  # the embedding has spare rows, as in T5
-            d_model=32,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
+            vocab_size=T5_TOKENS,
+            d_model=size.t5,
+            d_kv=size.t5 // size.t5_heads,
+            d_ff=2 * size.t5,
+            num_layers=size.t5_layers,
+            num_heads=size.t5_heads,
             relative_attention_num_buckets=32,
             relative_attention_max_distance=128,
             feed_forward_proj="gated-gelu",
@@ -121,19 +156,19 @@ def _write_networks(folder: Path, variant: str, seed: int) -> None:
     )
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=64,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
+        num_layers=size.double_blocks,
+        num_single_layers=size.single_blocks,
+        attention_head_dim=sum(size.axes),
+        num_attention_heads=size.heads,
+        joint_attention_dim=size.t5,
+        pooled_projection_dim=size.clip,
         guidance_embeds=dev,
-        axes_dims_rope=(4, 6, 6),
+        axes_dims_rope=size.axes,
     )
     vae = diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
+        block_out_channels=size.vae,
         layers_per_block=1,
         latent_channels=16,
         norm_num_groups=4,
@@ -157,6 +192,8 @@ def _write_networks(folder: Path, variant: str, seed: int) -> None:
         for name, network in networks.items():
             for parameter_name, parameter in network.named_parameters():
                 _fill(parameter, f"{seed}/{name}/{parameter_name}")
+                if name == "text_encoder_2" and parameter_name.endswith(".q.weight"):
+                    parameter.mul_(size.t5_query)
             network.eval()
             network.save_pretrained(folder / name)
     scheduler.save_pretrained(folder / "scheduler")
@@ -190,108 +227,6 @@ def _fill(parameter: "torch.nn.Parameter", key: str) -> None:
         parameter.copy_(1.0 + 0.25 * values)
     else:
         parameter.copy_(0.1 * values)
-
-
-def _write_clip_tokenizer(folder: Path) -> None:
-    """The byte-level BPE of CLIP: 256 bytes, 256 bytes that end a word, merges, two marks."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    symbols = byte_symbols()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096,
-        min_frequency=2,
-        initial_alphabet=symbols,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions(), trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]["merges"]
-    merges = [tuple(merge) for merge in learnt[:_CLIP_MERGES]]
-    if len(merges) != _CLIP_MERGES:
-        raise AssertionError(f"the corpus gives only {len(merges)} merges")
-    pieces = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges), _START, _END]
-    folder.mkdir()
-    _write_json(folder / "vocab.json", {piece: number for number, piece in enumerate(pieces)})
-    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges), ""]
-    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    marks = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
-    _write_json(folder / "special_tokens_map.json", marks)
-    _write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **marks},
-    )
-
-
-def _write_t5_tokenizer(folder: Path) -> None:
-    """The SentencePiece unigram model of T5, and the same for the `tokenizers` library."""
-    import sentencepiece
-    from transformers import T5Tokenizer
-
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(captions()),
-        model_writer=written,
-        model_type="unigram",
-        vocab_size=_T5_PIECES,
-        character_coverage=1.0,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    model = written.getvalue()
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    numbers = range(processor.GetPieceSize())
-    vocabulary = [(processor.IdToPiece(i), processor.GetScore(i)) for i in numbers]
-    extra = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(_T5_EXTRA_IDS))]
-    tokenizer = T5Tokenizer(
-        vocab=[*vocabulary, *extra],
-        _spm_precompiled_charsmap=_charsmap(model),
-        extra_ids=_T5_EXTRA_IDS,
-        model_max_length=512,
-    )
-    folder.mkdir()
-    tokenizer.save_pretrained(folder)
-    (folder / "spiece.model").write_bytes(model)
-
-
-def _charsmap(spiece_model: bytes) -> bytes:
-    """`normalizer_spec.precompiled_charsmap` of a SentencePiece model.
-
-    The module that sentencepiece generated for its messages needs a newer protobuf than Triton's
-    client allows, so the two messages are described here; other fields are skipped as unknown.
-    Field numbers: sentencepiece_model.proto.
-    """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="spiece.proto", package="spiece")
-    file.message_type.add(name="Normalizer").field.add(
-        name="charsmap", number=2, type=field.TYPE_BYTES, label=field.LABEL_OPTIONAL
-    )
-    file.message_type.add(name="Model").field.add(
-        name="normalizer",
-        number=3,
-        type=field.TYPE_MESSAGE,
-        type_name=".spiece.Normalizer",
-        label=field.LABEL_OPTIONAL,
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    message = message_factory.GetMessageClass(pool.FindMessageTypeByName("spiece.Model"))
-    parsed: Any = message.FromString(spiece_model)
-    return bytes(parsed.normalizer.charsmap)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The FLUX.1 checkpoints that are built, and what their configurations say; weights stay unread."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from builder.errors import CheckpointError
 from builder.families.flux.checkpoint import checkpoint_files, component_config, variant_of
 from builder.families.flux.lora import Lora
 from builder.families.flux.options import FluxOptions, flux_options
+from builder.families.flux.tiny_sizes import SIZES
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 VARIANTS = ("schnell", "dev")
 LIBRARIES = ("diffusers", "transformers")
 
-_TINY_CODE = ("builder.families.flux.tiny", "builder.families.flux.corpus")
+_CODE = tuple(f"builder.families.flux.{name}" for name in ("checkpoint", "shards", "stored"))
+"""The modules that read a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Variant:
 
     Attributes:
         name: `schnell`, or `dev`: distilled with guidance, which is then an input.
-        tiny: Whether it is the tiny random one, which is made when it is first needed.
+        tiny: Whether it is a random one, which is made when it is first needed.
     """
 
     name: str
@@ -80,7 +82,9 @@ class Variant:
         if self.tiny:
             from builder.families.flux.tiny import ensure_tiny
 
-            return ensure_tiny(self.checkpoint, self.name, self.options.seed)
+            return ensure_tiny(
+                self.checkpoint, self.name, self.options.seed, self.options.random_size
+            )
         return self.checkpoint
 
     def component(self, name: str, loras: Sequence[Lora] = ()) -> "torch.nn.Module":
@@ -101,12 +105,17 @@ class Variant:
 
     def code(self, *modules: str) -> tuple[str, ...]:
         """Modules that decide what is exported: the given ones, and those of the checkpoint."""
-        return (*modules, *(_TINY_CODE if self.tiny else ("builder.families.flux.checkpoint",)))
+        from builder.families.flux import tiny
+
+        return (*modules, *_CODE, *(tiny.CODE if self.tiny else ()))
 
     def settings(self, **values: object) -> Mapping[str, str]:
         """Settings that decide what is exported: the given ones, and those of the checkpoint."""
         settings = {key: str(value) for key, value in values.items()}
-        return settings | ({"tiny_seed": str(self.options.seed)} if self.tiny else {})
+        if self.tiny:
+            settings["tiny_seed"] = str(self.options.seed)
+            settings["random_size"] = self.options.random_size
+        return settings
 
 
 def variants(config: Config) -> tuple[Variant, ...]:
@@ -119,9 +128,12 @@ def variants(config: Config) -> tuple[Variant, ...]:
     options = flux_options(config)
     if options.checkpoint is not None:
         return (_real(options.checkpoint, options),)
+    size = SIZES[options.random_size]
+    widths = replace(TINY_WIDTHS, clip=size.clip, t5=size.t5)
     folder = config.build_dir / "checkpoints"
     return tuple(
-        Variant(name, folder / f"flux-tiny-{name}", True, TINY_WIDTHS, options) for name in VARIANTS
+        Variant(name, folder / f"flux-{options.random_size}-{name}", True, widths, options)
+        for name in VARIANTS
     )
 
 
