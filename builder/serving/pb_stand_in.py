@@ -225,6 +225,18 @@ class ModelConfig:
             )
         self._config["max_batch_size"] = max_batch_size
 
+    def set_model_transaction_policy(self, transaction_policy_dict: Mapping[str, bool]) -> None:
+        """Say whether the model is decoupled; ValueError where the config says otherwise."""
+        if set(transaction_policy_dict) != {"decoupled"}:
+            raise ValueError("model transaction policy: expected the property 'decoupled' alone")
+        policy = self._config.setdefault("model_transaction_policy", {})
+        wanted = transaction_policy_dict["decoupled"]
+        if policy.get("decoupled", wanted) != wanted:
+            raise ValueError(
+                f"the configuration has decoupled {policy['decoupled']}, the model {wanted}"
+            )
+        policy["decoupled"] = wanted
+
     def add_input(self, tensor: Mapping[str, Any]) -> None:
         """Add an input, or ValueError where the config has another one of that name."""
         self._add("input", tensor, ("data_type", "dims", "optional"))

@@ -30,9 +30,13 @@ TRANSFORMER, VAE = "dit_transformer_py", "vae_decoder_py"
 
 PROMPT = Tensor("prompt", "BYTES", ("B", 1))
 IMAGE = Tensor("image", "UINT8", ("B", "H", "W", 3))
+STEP = Tensor("step", "INT64", ("B", 1))
+FINAL = Tensor("final", "BOOL", ("B", 1))
+"""What `flux_bls_stream` says of each of its responses."""
 
 Preview = Callable[[int, "NDArray[np.uint8]"], None]
-"""Gets the number of a step, from 1, and what the images look like after it: UINT8 [B,H,W,3]."""
+"""Gets the number of a step, from 1, and what the images will be like as far as that step can
+tell: UINT8 [B,H,W,3]."""
 
 
 def optional_inputs(variant: Variant) -> tuple[Tensor, ...]:
@@ -53,6 +57,24 @@ class Order:
 
     values: Arrays
     steps: int
+
+
+def expected_end(
+    before: "NDArray[np.float32]", after: "NDArray[np.float32]", sigmas: "NDArray[np.float32]"
+) -> "NDArray[np.float32]":
+    """Where the latents would end if the rest of the way were as straight as this step.
+
+    The latents themselves are still full of noise; this is the network's present idea of the
+    image. It is x - sigma * velocity, and the velocity is that of the step.
+
+    Args:
+        before: Latents before the step, FP32 [B,C,h,w].
+        after: Latents after it.
+        sigmas: FP32 [B,2], before and after it; they differ.
+    """
+    sigma, sigma_next = sigmas[:, :1, None, None], sigmas[:, 1:, None, None]
+    end: NDArray[np.float32] = before + sigma / (sigma - sigma_next) * (after - before)
+    return end
 
 
 class BlsPipeline:
@@ -143,9 +165,8 @@ class BlsPipeline:
             result = await self._call(TRANSFORMER, [*state, *fixed], "next_latents", "next_step")
             before, (latents, step) = latents, (tensor.as_numpy() for tensor in result)
             if preview is not None and number + 1 < order.steps:
-                sigma, sigma_next = start["sigmas"][0, number : number + 2]
-                expected = before + sigma / (sigma - sigma_next) * (latents - before)
-                preview(number + 1, await self._decode(expected))
+                sigmas = start["sigmas"][:, number : number + 2]
+                preview(number + 1, await self._decode(expected_end(before, latents, sigmas)))
         talk.stop_if_cancelled()
         return await self._decode(latents)
 

@@ -181,12 +181,17 @@ def expected(stage: Stage) -> Callable[[Arrays], Arrays]:
     return partial(run, source.load(), stage, "cpu")
 
 
-def check_pipeline(self_check: Callable[..., None], model_class: type[Any], file: str) -> None:
+def check_pipeline(
+    self_check: Callable[..., None], model_class: type[Any], file: str, *, streamed: bool = False
+) -> None:
     """Check a pipeline without a server, against the reference.
 
     Args:
         self_check: `builder.serving.self_check.self_check`.
+        streamed: Whether it is `flux_bls_stream`; its last response is checked.
     """
+    import numpy as np
+
     from builder.families.flux.models import pipelines
     from builder.families.flux.models.specs import PipelineSpec
 
@@ -199,5 +204,11 @@ def check_pipeline(self_check: Callable[..., None], model_class: type[Any], file
         return pipelines.request(spec, prompts, seeds, shape["H"], shape["W"], 3.5)
 
     shapes = ({"B": 1, "H": 64, "W": 48}, {"B": 2, "H": 32, "W": 64}, {"B": 1, "H": 64, "W": 48})
-    reference = partial(pipelines.reference, spec)
+
+    def reference(arrays: Arrays) -> Arrays:
+        outputs = pipelines.reference(spec, arrays)
+        count = len(arrays["prompt"])
+        last = {"step": np.full((count, 1), spec.steps), "final": np.ones((count, 1), bool)}
+        return outputs | last if streamed else outputs
+
     self_check(model_class, file, example, reference, shapes=shapes, levels=1)
