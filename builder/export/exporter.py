@@ -19,6 +19,8 @@ from builder.stage import Stage, TorchSource
 if TYPE_CHECKING:
     import onnx
 
+    from builder.export.skeleton import Skeleton
+
 MODEL = "model.onnx"
 
 _EXTERNAL_DATA_FROM = 1 << 30
@@ -72,6 +74,7 @@ class Exporter:
     digests: FileDigests
     stream_from: int = 1 << 30
     _graphs: "dict[str, onnx.ModelProto]" = field(default_factory=dict)
+    _skeletons: "dict[str, Skeleton]" = field(default_factory=dict)
 
     def export(
         self,
@@ -142,6 +145,8 @@ class Exporter:
         self, stage: Stage, source: TorchSource, path: Path, progress: Progress
     ) -> tuple[Runner, dict[str, Any]]:
         """Write the ONNX file with its weights in place; what PyTorch computes; what was done."""
+        import onnx
+
         from builder.export.external import place_weights, stored_types
         from builder.export.skeleton import check_skeleton, set_types, trace_skeleton
         from builder.export.streamed import streamed_torch_runner
@@ -149,11 +154,17 @@ class Exporter:
         assert source.stored is not None
         types = stored_types(source.stored)  # a checkpoint that does not fit fails at once
         progress("tracing", 0, 1)
-        skeleton = trace_skeleton(stage, source.stored.module())
+        skeleton = self._skeletons.get(source.graph or "")
+        if skeleton is None:
+            skeleton = trace_skeleton(stage, source.stored.module())
+            if source.graph is not None:
+                self._skeletons[source.graph] = skeleton
         progress("tracing", 1, 1)
-        set_types(skeleton.model, {name: types[name] for name in skeleton.weights})
-        check_skeleton(skeleton.model, f"stage {stage.name}")
-        placed = place_weights(skeleton.model, skeleton.weights, source.stored, path, progress)
+        model = onnx.ModelProto()
+        model.CopyFrom(skeleton.model)
+        set_types(model, {name: types[name] for name in skeleton.weights})
+        check_skeleton(model, f"stage {stage.name}")
+        placed = place_weights(model, skeleton.weights, source.stored, path, progress)
         notes = {"parameters": skeleton.parameters, "weights": placed}
         return streamed_torch_runner(stage, source.stored), notes
 

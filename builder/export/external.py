@@ -215,9 +215,9 @@ def external_files(model: "onnx.ModelProto", folder: Path) -> tuple[Path, ...]:
     return tuple(sorted({stored_tensor(t, folder).file for t in _external(model)}))
 
 
-def external_bytes(model: "onnx.ModelProto") -> int:
-    """Bytes of external weights."""
-    lengths = (e.value for t in _external(model) for e in t.external_data if e.key == "length")
+def external_bytes(tensors: "Iterable[onnx.TensorProto]") -> int:
+    """Bytes that initialisers have outside the ONNX file."""
+    lengths = (e.value for t in tensors for e in t.external_data if e.key == "length")
     return sum(int(value) for value in lengths)
 
 

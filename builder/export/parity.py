@@ -186,13 +186,8 @@ def torch_runner(stage: Stage, module: Any) -> Runner:
     return run
 
 
-def onnx_runner(model: Path, *, keep_weights_on_disk: bool | None = None) -> Runner:
-    """Run an ONNX file with ONNX Runtime on one CPU thread.
-
-    Args:
-        keep_weights_on_disk: Fold nothing and pack nothing, so that external weights are only
-            mapped, and a model of any size can be run, slowly. By default where the weights
-            would not fit into memory otherwise.
+def onnx_runner(model: Path) -> Runner:
+    """Run an ONNX file with ONNX Runtime on one CPU thread; in pieces if it exceeds the memory.
 
     Raises:
         ParityError: ONNX Runtime cannot load the file.
@@ -201,16 +196,13 @@ def onnx_runner(model: Path, *, keep_weights_on_disk: bool | None = None) -> Run
 
     from builder.export.operators import operator_libraries
 
+    if _exceeds_memory(model):
+        from builder.export.streamed import streamed_onnx_runner
+
+        return streamed_onnx_runner(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # failures reach the caller as exceptions
-    if keep_weights_on_disk is None:
-        keep_weights_on_disk = _exceeds_memory(model)
-    if keep_weights_on_disk:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False  # it would keep the largest of everything
-        options.enable_mem_pattern = False
     try:
         for library in operator_libraries(model).values():
             options.register_custom_ops_library(str(library))

@@ -27,6 +27,7 @@ from builder.export.exporter import Exporter, export_ingredients
 from builder.export.external import PAGE, external_files, outline
 from builder.export.parity import onnx_runner
 from builder.export.precision import convert
+from builder.export.streamed import streamed_onnx_runner
 from builder.record import Record
 from builder.stage import Arrays, Stage
 from builder.target import CPU
@@ -309,14 +310,33 @@ def test_the_engine_links_the_weights(exported: Exported, tmp_path: Path) -> Non
     np.testing.assert_allclose(got, by_torch(stage, arrays), rtol=0, atol=5e-6)
 
 
-def test_keeping_weights_on_the_disk_changes_nothing(exported: Exported) -> None:
+@pytest.mark.parametrize("piece_bytes", [1, 4000, 1 << 30])
+def test_a_model_in_pieces_is_the_model(exported: Exported, piece_bytes: int) -> None:
     root, _ = exported("fp16")
-    arrays = example(stored_stage(root / "checkpoint"))
-    results = [
-        onnx_runner(root / "net" / "model.onnx", keep_weights_on_disk=keep)(arrays)["y"]
-        for keep in (True, False)
-    ]
-    np.testing.assert_allclose(*results, rtol=0, atol=5e-6)
+    stage = stored_stage(root / "checkpoint")
+    arrays = example(stage)
+    got = streamed_onnx_runner(root / "net" / "model.onnx", piece_bytes)(arrays)
+    assert list(got) == ["y"]
+    np.testing.assert_allclose(got["y"], by_torch(stage, arrays), rtol=0, atol=5e-6)
+
+
+def test_a_model_beyond_the_memory_is_run_in_pieces(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = exported("bf16")
+    stage = stored_stage(root / "checkpoint")
+    read_text = Path.read_text
+
+    def little(self: Path, *args: Any, **kwargs: Any) -> str:
+        if str(self) == "/proc/meminfo":
+            return "MemTotal: 64 kB\nMemAvailable: 32 kB\n"
+        return read_text(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", little)
+    run = onnx_runner(root / "net" / "model.onnx")
+    assert "streamed" in run.__module__
+    arrays = example(stage)
+    np.testing.assert_allclose(run(arrays)["y"], by_torch(stage, arrays), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("location", ["../model.safetensors", "/etc/passwd", ""])
