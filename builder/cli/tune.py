@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from builder.tune.tuner import Tuner
 
 
+_PAGE_WIDTH = 160
+
+
 def _levels(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     try:
         levels = tuple(dict.fromkeys(int(word) for word in value.split(",") if word.strip()))
@@ -104,7 +107,10 @@ def command(
     before = {s.name: config.stage_options(s.name, s.serving) for s in subject.stages}
     installation = find_installation(config.server.server, release=config.server.container)
     tool = find_perf_analyzer(config)
-    console = Console(stderr=as_json)
+    if tool.remark:
+        click.echo(f"perf_analyzer: {tool.remark}", err=True)
+    # In a file or a pipe the tables need not fit a terminal.
+    console = Console(stderr=as_json, width=None if Console().is_terminal else _PAGE_WIDTH)
     interrupted = False
     with Arena(config, subject, tool, concurrency) as arena, progress_bar(console) as bar:
         tuner = Tuner(
