@@ -26,6 +26,7 @@ STRETCH = 1.2
 """It waits this much longer than a window is said to last."""
 
 _ANY_SPREAD = "1000000"
+_OPTION_ERROR = 3
 _START_SECONDS = 30.0
 _COLUMNS = {
     "per_second": "Inferences/Second",
@@ -38,6 +39,10 @@ _COLUMNS = {
 
 class LoadError(ServerError):
     """The load generator failed, or gave no figures."""
+
+
+class OptionError(LoadError):
+    """It refused its options: the window, for one, if no answer fell into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,7 @@ class LoadGenerators:
             slack: Seconds that requests may take beyond the windows.
 
         Raises:
+            OptionError: One says that its options are wrong.
             LoadError: One failed, takes too long, or gave no figures.
         """
         limit = _START_SECONDS + 2 * WINDOWS * STRETCH * self._window + slack
@@ -167,9 +173,9 @@ class LoadGenerators:
                         hint="does the model answer at all? try a longer --seconds",
                     ) from None
                 if status != 0:
-                    raise LoadError(
-                        f"failed with status {status}: {self._said(number)}", where="perf_analyzer"
-                    )
+                    kind = OptionError if status == _OPTION_ERROR else LoadError
+                    what = f"failed with status {status}: {self._said(number)}"
+                    raise kind(what, where="perf_analyzer")
         finally:
             self.kill()
         return merge([read_csv(report) for report in self._reports])

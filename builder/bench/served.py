@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from builder.bench.case import Case, Load, Variant
 from builder.bench.gpu import GpuWatch
-from builder.bench.perf_analyzer import STRETCH, WINDOWS, Figures, LoadError, LoadGenerators
+from builder.bench.perf_analyzer import (
+    STRETCH,
+    WINDOWS,
+    Figures,
+    LoadError,
+    LoadGenerators,
+    OptionError,
+)
 from builder.bench.requests import perf_analyzer_json
 from builder.bench.results import StageShare, Usage
 from builder.bench.server_stats import answered, failures, read_counters, stage_shares
@@ -20,6 +27,7 @@ from builder.bench.usage import Sampler
 from builder.errors import ServerError, from_os_error
 from builder.serving.client import connect, infer
 from builder.serving.launch import make_server
+from builder.stage import Arrays
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -30,6 +38,7 @@ FEWEST_ANSWERS = 8
 MOST_WINDOW = 60.0
 """Seconds that a window is never longer than, however slow the model."""
 
+_LONGER = 4.0
 _WARMUP_SECONDS = 2.0
 _WARMUP_FEWEST = 3
 _LOOK_SECONDS = (0.05, 0.5)
@@ -154,13 +163,13 @@ class CaseServer:
             raise ServerError(f"gives no configuration: {error}", where=load.model) from error
         return int(answer.config.max_batch_size) > 0
 
-    def _warm_up(self, load: Load, requests: Sequence[Mapping[str, object]]) -> float:
+    def _warm_up(self, load: Load, requests: Sequence[Arrays]) -> float:
         """Median latency of some requests, the first one left out."""
         took: list[float] = []
         end = time.monotonic() + _WARMUP_SECONDS
         for request in requests:
             start = time.monotonic()
-            infer(self.client, load.model, request, timeout=MOST_WINDOW)  # type: ignore[arg-type]
+            infer(self.client, load.model, request, timeout=MOST_WINDOW)
             took.append(time.monotonic() - start)
             if len(took) >= _WARMUP_FEWEST and time.monotonic() > end:
                 break
@@ -187,13 +196,32 @@ class CaseServer:
             ServerError: The server does not answer any more.
         """
         loads = len(prepared.targets)
-        window = window_seconds(seconds, prepared.latency * loads)
+        window = window_seconds(seconds, prepared.latency, loads, concurrency)
+        try:
+            return self._measure(tool, variant, prepared, concurrency // loads, window, folder)
+        except OptionError:
+            # No answer fell into a window: requests that share batches are answered in bursts.
+            if not self.server.running:
+                raise
+        window = min(_LONGER * window, MOST_WINDOW)
+        return self._measure(tool, variant, prepared, concurrency // loads, window, folder)
+
+    def _measure(
+        self,
+        tool: PerfAnalyzer,
+        variant: Variant,
+        prepared: Prepared,
+        concurrency: int,
+        window: float,
+        folder: Path,
+    ) -> Measurement:
+        """One run; the concurrency is that of every load."""
         before = read_counters(self.client)
         generators = LoadGenerators(
             tool,
             self.server.grpc_url,
             prepared.targets,
-            concurrency=concurrency // loads,
+            concurrency=concurrency,
             window=window,
             folder=folder,
         )
@@ -205,33 +233,38 @@ class CaseServer:
                 period=min(max(window / 8, _LOOK_SECONDS[0]), _LOOK_SECONDS[1]),
             )
             with GpuWatch() as gpu, sampler:
-                figures = generators.wait(slack=2 * concurrency * prepared.latency)
+                figures = generators.wait(slack=2 * MOST_WINDOW)
         finally:
             generators.kill()
         after = read_counters(self.client)
         if failed := failures(before, after):
             raise LoadError(f"{failed} requests failed", where=", ".join(variant.models))
+        stages = stage_shares(before, after)
         # Requests that are refused at the door are in no statistics.
-        if not any(share.model in variant.models for share in stage_shares(before, after)):
+        if not any(stage.model in variant.models for stage in stages):
             raise LoadError("answered no request", where=", ".join(variant.models))
         return Measurement(
             figures,
             sampler.seconds,
             sampler.answered,
             sampler.steady,
-            stage_shares(before, after),
+            stages,
             replace(sampler.usage(), gpu_percent=gpu.percent, gpu_mib=gpu.mib),
         )
 
 
-def window_seconds(seconds: float, latency: float) -> float:
+def window_seconds(seconds: float, latency: float, loads: int, concurrency: int) -> float:
     """Length of one of perf_analyzer's windows.
 
     Args:
         seconds: What all windows together should take.
-        latency: Seconds between two answers, if requests do not overlap.
+        latency: Seconds that a request takes when it is alone.
+        loads: Load generators; each sees its own part of the answers only.
+        concurrency: Of all of them. If requests wait for each other and are then answered
+            together, that happens once in `concurrency` times the latency.
     """
-    return min(max(seconds / (WINDOWS * STRETCH), FEWEST_ANSWERS * latency), MOST_WINDOW)
+    fewest = latency * max(FEWEST_ANSWERS * loads, 2 * concurrency)
+    return min(max(seconds / (WINDOWS * STRETCH), fewest), MOST_WINDOW)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from builder.bench import perf_analyzer as module
 from builder.bench.perf_analyzer import Figures, LoadError, LoadGenerators, merge, read_csv
+from builder.bench.served import MOST_WINDOW, window_seconds
 from builder.bench.tool import PerfAnalyzer
 from builder.errors import BuilderError
 
@@ -73,6 +74,14 @@ def test_several_run_at_the_same_time(imitated: Imitate, tmp_path: Path) -> None
 def test_a_failure_is_named(imitated: Imitate, tmp_path: Path, code: str, said: str) -> None:
     with pytest.raises(LoadError, match=said):
         _start(imitated(code), tmp_path).wait(slack=0)
+
+
+def test_windows_are_long_enough_for_slow_models_but_never_endless() -> None:
+    assert window_seconds(3.6, 0.001, 1, 8) == pytest.approx(1.0)
+    assert window_seconds(1.0, 0.5, 1, 1) == pytest.approx(4.0)  # eight answers
+    assert window_seconds(1.0, 0.01, 27, 27) == pytest.approx(27 * 8 * 0.01)
+    assert window_seconds(1.0, 0.1, 1, 64) == pytest.approx(12.8)
+    assert window_seconds(1.0, 100.0, 1, 1) == MOST_WINDOW
 
 
 def test_one_that_hangs_is_ended_with_the_others(

@@ -160,6 +160,13 @@ def test_a_load_generator_that_always_fails_is_given_up(few: Config, imitated: I
     assert "no luck" in problem.what
 
 
+def test_a_window_that_is_too_short_is_made_longer(few: Config, imitated: Imitate) -> None:
+    """As perf_analyzer puts it: status 3, "No valid requests recorded within time interval"."""
+    short = "if float(given['--measurement-interval']) < 200: sys.exit(3)\n"
+    report = _measure(_case(few, native="SMAP_A-1"), imitated(short + SEND))
+    assert _counts(report) == {NATIVE: 2}
+
+
 def test_requests_that_fail_make_no_figures(few: Config, imitated: Imitate) -> None:
     """A model that refuses fast must not look fast."""
     wrong = SEND.replace("[100, 25]", "[100, 24]").replace("(100, 25)", "(100, 24)")
