@@ -19,3 +19,6 @@ class AnomalyOptions:
     tranad_checkpoint: Path | None = setting(
         None, "an upstream model.ckpt to use for tranad_sat1 in place of its safetensors file"
     )
+    bank: bool = setting(
+        False, "also build smap_bank: all 27 channels in one model, for requests about many"
+    )
