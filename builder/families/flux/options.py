@@ -1,6 +1,6 @@
 """The `[flux]` section of builder.toml, and the limits on what a request may ask for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.config import Config, setting
@@ -30,6 +30,9 @@ class FluxOptions:
     checkpoint: Path | None = setting(
         None, "FLUX.1 folder in the layout of diffusers; unset makes a tiny random one"
     )
+    second_checkpoint: Path | None = setting(
+        None, "FLUX.1 folder of the other kind (dev beside schnell), to build both at once"
+    )
     seed: int = setting(0, "seed of the random checkpoint")
     random_size: str = setting(
         "tiny", "random checkpoint: tiny, or small, with 20 M parameters in the transformer"
@@ -43,6 +46,12 @@ class FluxOptions:
     max_size: int = setting(2048, "largest height and width of an image, in pixels")
     default_size: int = setting(1024, "height and width that a client asks for by default")
     default_guidance: float = setting(3.5, "guidance that a client asks for by default (dev)")
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The configured folders; none means random ones."""
+        both = (self.checkpoint, self.second_checkpoint)
+        return tuple(path for path in both if path is not None)
 
     def text_length(self, variant: str) -> int:
         """T5 tokens per prompt."""
@@ -61,9 +70,13 @@ def flux_options(config: Config) -> FluxOptions:
         ConfigError: A setting is unknown, of the wrong type or out of range.
     """
     options = config.section("flux", FluxOptions)
-    if options.checkpoint is not None and not options.checkpoint.is_absolute():
-        given = {name: getattr(options, name) for name in FluxOptions.__dataclass_fields__}
-        options = FluxOptions(**{**given, "checkpoint": config.root / options.checkpoint})
+    for name in ("checkpoint", "second_checkpoint"):
+        if (path := getattr(options, name)) is not None:  # the root goes away before absolute ones
+            options = replace(options, **{name: config.root / path})
+    if options.second_checkpoint is not None and options.checkpoint is None:
+        raise ConfigError(
+            "second_checkpoint is set, and checkpoint is not", where="builder.toml [flux]"
+        )
     if options.seed < 0:
         raise ConfigError("seed is negative", where="builder.toml [flux]")
     if options.random_size not in SIZES:

@@ -47,13 +47,13 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> "Picture":
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as opened:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if opened.width * opened.height > MOST_PIXELS:
-                raise DataError(
-                    f"has {opened.height}x{opened.width} pixels", where=path, hint="scale it down"
-                )
-            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here
+            with Image.open(path) as opened:
+                if opened.width * opened.height > MOST_PIXELS:
+                    pixels = f"{opened.height}x{opened.width} pixels"
+                    raise DataError(f"has {pixels}", where=path, hint="scale it down")
+                upright = ImageOps.exif_transpose(opened).convert("RGBA")
     except DataError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

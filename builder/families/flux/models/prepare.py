@@ -37,8 +37,8 @@ _IMAGE_CODE = ("builder.families.flux.img2img_graph",)
 
 def stages(config: Config) -> Iterable[Stage]:
     """One per variant and number of steps."""
-    by_name = {spec.prepare: spec for spec in specs(config)}
-    return tuple((image_stage if s.image else stage)(s) for s in by_name.values())
+    alike = {(s.prepare, s.variant.name, s.steps, s.image): s for s in specs(config)}
+    return tuple((image_stage if s.image else stage)(s) for s in alike.values())
 
 
 def stage(spec: PipelineSpec) -> Stage:

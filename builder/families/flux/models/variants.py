@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.config import Config
-from builder.errors import CheckpointError
+from builder.errors import CheckpointError, ConfigError
 from builder.families.flux.checkpoint import checkpoint_files, component_config, variant_of
 from builder.families.flux.lora import Lora
 from builder.families.flux.options import FluxOptions, flux_options
@@ -119,15 +119,17 @@ class Variant:
 
 
 def variants(config: Config) -> tuple[Variant, ...]:
-    """The configured checkpoint, or a tiny one of each kind.
+    """The configured checkpoints, or a tiny one of each kind; schnell comes first.
 
     Raises:
-        ConfigError: The `[flux]` section is invalid.
-        CheckpointError: The checkpoint is not there, or no FLUX.1.
+        ConfigError: The `[flux]` section is invalid, or names two checkpoints of one kind.
+        CheckpointError: A checkpoint is not there, no FLUX.1, or does not go with the other one.
     """
     options = flux_options(config)
-    if options.checkpoint is not None:
-        return (_real(options.checkpoint, options),)
+    if options.checkpoints:
+        found = [_real(folder, options) for folder in options.checkpoints]
+        _check_pair(found)
+        return tuple(sorted(found, key=lambda variant: VARIANTS.index(variant.name)))
     size = SIZES[options.random_size]
     widths = replace(TINY_WIDTHS, clip=size.clip, t5=size.t5)
     folder = config.build_dir / "checkpoints"
@@ -135,6 +137,35 @@ def variants(config: Config) -> tuple[Variant, ...]:
         Variant(name, folder / f"flux-{options.random_size}-{name}", True, widths, options)
         for name in VARIANTS
     )
+
+
+def _check_pair(found: list[Variant]) -> None:
+    """Check that two checkpoints are of different kinds, and have text encoders and VAEs alike.
+
+    Those are the same in FLUX.1 schnell and dev, so one engine of each serves both. Their weights
+    are not compared here: a pipeline is compared with PyTorch running its own checkpoint, and is
+    not published where they differ.
+    """
+    names = [variant.name for variant in found]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"checkpoint and second_checkpoint are both FLUX.1 {names[0]}",
+            where="builder.toml [flux]",
+            hint="one is to be schnell, the other dev",
+        )
+    first = found[0]
+    for other in found[1:]:
+        if other.widths != first.widths or _scaling(other.checkpoint) != _scaling(first.checkpoint):
+            raise CheckpointError(
+                f"has other text encoders or another VAE than {first.checkpoint}",
+                where=other.checkpoint,
+                hint="build them apart, each with a builder.toml of its own",
+            )
+
+
+def _scaling(folder: Path) -> tuple[object, ...]:
+    vae = component_config(folder, "vae")
+    return vae.get("scaling_factor"), vae.get("shift_factor")
 
 
 def _real(folder: Path, options: FluxOptions) -> Variant:
