@@ -6,7 +6,7 @@
 `smap_bank` takes `input_data` [B,T,25] and `channel` [B,1], so that requests for different
 channels could share one batch. It must equal the single models, or the script fails. Measured are
 
-1. the recurrent layers alone, in process: does ONNX Runtime gain anything from a batch?
+1. the recurrent layers alone, in process: what does ONNX Runtime gain from a batch?
 2. bank and single models in process,
 3. the same on the server under a mixed load over all channels, beside `nothing`, a model of the
    same tensors that computes nothing: no bank that is asked for one window at a time can be
@@ -39,6 +39,8 @@ from builder.serving.launch import make_server
 from builder.stage import OnnxSource
 
 COUNT = len(CHANNELS)
+BANK = "bench_bank"
+"""Another name than that of the stage, which may be served, too."""
 OUTPUTS = (
     ("reconstruction", TensorProto.FLOAT, [FEATURES]),
     ("anomaly_score", TensorProto.FLOAT, []),
@@ -172,10 +174,10 @@ def client_loop(
         if kind == "singles":
             infer(client, CHANNELS[which].model, {"input_data": window})
         elif kind == "all at once":
-            infer(client, "smap_bank", {"input_data": everything, "channel": channels})
+            infer(client, BANK, {"input_data": everything, "channel": channels})
             return COUNT
         else:
-            model = "smap_bank" if kind == "bank" else "nothing"
+            model = BANK if kind == "bank" else "nothing"
             feeds = {"input_data": window[None], "channel": channels[which : which + 1]}
             infer(client, model, feeds)
         return 1
@@ -243,12 +245,12 @@ def main(samples: int, clients: int, rounds: int, seconds: float) -> None:
     kinds = ("singles", "bank", "nothing", "all at once")
     runs: dict[str, list[Any]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
-        publish(Path(folder), "smap_bank", model)
+        publish(Path(folder), BANK, model)
         publish(Path(folder), "nothing", nothing(config))
         singles = [channel.model for channel in CHANNELS]
         server, _ = make_server(config, models=singles, free_ports=True)
         server.repositories += (Path(folder),)
-        server.load = (*singles, "smap_bank", "nothing")
+        server.load = (*singles, BANK, "nothing")
         with server:
             for _ in range(rounds):
                 for kind in kinds:

@@ -4,9 +4,9 @@ The detectors share one graph. It becomes the body of a loop over the samples of
 that differ between detectors are stacked, and the body gathers those of its sample's detector.
 So the bank computes what the single models compute, node by node.
 
-A loop, since ONNX Runtime's GRU gains nothing from a batch, whose samples would need the same
-weights besides. What is gained is one set of operators that stays in the cores' caches, and fewer
-requests; `scripts/bench_bank.py` measures it.
+A loop, since ONNX Runtime's GRU has one set of weights for a batch, and gains little from one.
+What is gained is one set of operators that stays in the cores' caches, and fewer requests:
+`scripts/bench_bank.py` measures it.
 """
 
 import tempfile
