@@ -82,8 +82,8 @@ def read_csv(path: Path) -> Figures:
 def merge(parts: Sequence[Figures]) -> Figures:
     """Several load generators that ran at the same time, as one.
 
-    Throughputs add up. A percentile is the mean of theirs, weighted with their throughputs: the
-    programs do not give single latencies.
+    Throughputs add up, as far as they really ran at the same time. A percentile is the mean of
+    theirs, weighted with their throughputs: the programs do not give single latencies.
     """
     total = sum(part.per_second for part in parts)
 

@@ -76,8 +76,11 @@ class Run:
 
     Attributes:
         models: Models that requests were sent to: one, or several for a mixed load.
-        per_second: Requests answered per second.
-        stable: False where the load generator did not see a steady state.
+        per_second: Requests answered per second. For several models at the same time, by the
+            server's count in the middle half of the run.
+        p50_ms: Of a mixed load, the mean over its models, weighted with their throughputs; so the
+            other percentiles.
+        stable: False where the throughput was not steady over the run.
         stages: Of every model that worked on the requests.
     """
 

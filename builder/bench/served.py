@@ -243,6 +243,10 @@ class CaseServer:
         # Requests that are refused at the door are in no statistics.
         if not any(stage.model in variant.models for stage in stages):
             raise LoadError("answered no request", where=", ".join(variant.models))
+        if len(prepared.targets) > 1 and (rate := sampler.middle_rate) is not None:
+            # The load generators start and end one after the other, and each of them is fastest
+            # while others are missing: their throughputs add up to more than there was.
+            figures = replace(figures, per_second=rate)
         return Measurement(
             figures,
             sampler.seconds,

@@ -121,6 +121,11 @@ class Sampler:
         points = [(s.at, s.answered) for s in self.busy if s.answered is not None]
         return steady(points)
 
+    @property
+    def middle_rate(self) -> float | None:
+        """Answers per second in the middle half of that time; None where too little is known."""
+        return middle_rate([(s.at, s.answered) for s in self.busy if s.answered is not None])
+
     def usage(self) -> Usage:
         """CPU and memory in that time."""
         busy = self.busy
@@ -168,6 +173,19 @@ def steady(points: list[tuple[float, int]]) -> bool:
     counts = [_at(points, mark) for mark in marks]
     grown = [b - a for a, b in itertools.pairwise(counts)]
     return max(grown) <= STEADY_RATIO * min(grown)
+
+
+def middle_rate(points: list[tuple[float, int]]) -> float | None:
+    """How fast a counter grew in the middle half of the time, in 1/s; None of too few points.
+
+    Args:
+        points: Time and count, rising. The count between two points is interpolated.
+    """
+    if len(points) < _PARTS or points[-1][0] <= points[0][0]:
+        return None
+    quarter = (points[-1][0] - points[0][0]) / 4
+    start, end = points[0][0] + quarter, points[-1][0] - quarter
+    return (_at(points, end) - _at(points, start)) / (end - start)
 
 
 def _at(points: list[tuple[float, int]], when: float) -> float:

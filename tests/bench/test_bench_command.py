@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from builder.bench.results import read_report
 from builder.bench.tool import PerfAnalyzer
 from builder.config import Config
+from builder.errors import ServerError
+from builder.serving.client import connect
 
 
 def _command(config: Config, folder: Path, *words: str, tool: Path | None = None) -> Any:
@@ -109,6 +112,37 @@ def test_ctrl_c_writes_what_was_measured(few: Config, tmp_path: Path) -> None:
     report = read_report(tmp_path / "out" / "report.json")
     assert 1 <= len(report.runs) < 100
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_ctrl_c_ends_the_load_generator_and_the_server(
+    few: Config, imitated: Callable[[str], PerfAnalyzer], tmp_path: Path
+) -> None:
+    tool = imitated(
+        "from pathlib import Path\n"
+        "Path(__file__).with_name('started').write_text(f'{os.getpid()} {url}')\n"
+        "time.sleep(600)"
+    )
+    started = tool.program.with_name("started")
+    words = ["--pipelines", "SMAP_A-1", "--variants", "native", "--concurrency", "1"]
+    keywords = _command(few, tmp_path, *words)
+    keywords["env"]["PATH"] = f"{tool.program.parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        **keywords, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and not (started.is_file() and started.read_text()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    pid, url = started.read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+    with pytest.raises(ServerError, match="no server answers"):
+        connect(url)
 
 
 def test_a_folder_that_cannot_be_written_costs_no_figures(few: Config, tmp_path: Path) -> None:

@@ -160,6 +160,28 @@ def test_a_load_generator_that_always_fails_is_given_up(few: Config, imitated: I
     assert "no luck" in problem.what
 
 
+def test_load_generators_at_the_same_time_are_counted_by_the_server(
+    few: Config, imitated: Imitate
+) -> None:
+    """What they say adds up to more than there was, if they do not start together."""
+    loads = (Load("SMAP_A-1", _windows), Load("SMAP_A-2", _windows))
+    case = replace(_case(few, native="SMAP_A-1"), variants=(Variant(name=NATIVE, loads=loads),))
+    report = _measure(case, imitated(SEND.replace("range(30)", "range(100)")))
+    for run in report.runs:
+        assert 0 < run.per_second < 2 * 100  # each waits 10 ms between two requests
+        assert {stage.model: stage.inferences for stage in run.stages} == {
+            "SMAP_A-1": 100,
+            "SMAP_A-2": 100,
+        }
+
+
+def test_a_model_that_is_never_steady_is_marked(few: Config, imitated: Imitate) -> None:
+    uneven = SEND.replace("range(30)", "range(60)")
+    uneven = uneven.replace("time.sleep(0.01)", "time.sleep(0.001 if _ < 45 else 0.08)")
+    report = _measure(_case(few, native="SMAP_A-1"), imitated(uneven))
+    assert [run.stable for run in report.runs] == [False, False]
+
+
 def test_a_window_that_is_too_short_is_made_longer(few: Config, imitated: Imitate) -> None:
     """As perf_analyzer puts it: status 3, "No valid requests recorded within time interval"."""
     short = "if float(given['--measurement-interval']) < 200: sys.exit(3)\n"

@@ -6,12 +6,13 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from builder.bench.gpu import read_samples
+from builder.bench.gpu import GpuWatch, read_samples
 from builder.bench.processes import cpu_seconds, descendants, resident_mib
-from builder.bench.usage import Sample, Sampler, busy_part, steady
+from builder.bench.usage import Sample, Sampler, busy_part, middle_rate, steady
 
 SPIN = "import time\nend = time.time() + {}\nwhile time.time() < end: pass"
 
@@ -93,6 +94,26 @@ def test_steady_means_the_same_rate_in_each_third(counts: list[int], expected: b
     assert steady([(float(at), count) for at, count in enumerate(counts)]) is expected
 
 
+def test_the_middle_half_leaves_out_the_start_and_the_end() -> None:
+    # 10 per second from 2 s to 8 s; before and after that, not all of the load is there.
+    points = [(0.0, 0), (2.0, 4), (8.0, 64), (10.0, 66)]
+    assert middle_rate(points) == pytest.approx(10.0)
+    assert middle_rate(points[:2]) is None
+    assert middle_rate([]) is None
+
+
 def test_gpu_figures_are_read_from_nvidia_smi() -> None:
     assert read_samples("10, 500\n30, 700\n[N/A], 600\nNVIDIA-SMI has failed\n") == (20.0, 700.0)
     assert read_samples("") == (None, None)
+
+
+def test_nvidia_smi_runs_while_the_block_does(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nwhile true; do echo '40, 800'; sleep 0.05; done\n")
+    program.chmod(0o755)
+    with GpuWatch(str(tmp_path)) as watch:
+        time.sleep(0.3)
+    assert (watch.percent, watch.mib) == (40.0, 800.0)
+    with GpuWatch(str(tmp_path / "nowhere")) as none:
+        pass
+    assert (none.percent, none.mib) == (None, None)
