@@ -46,6 +46,12 @@ def stage(spec: PipelineSpec) -> Stage:
 
     Height and width are values, so requests are not batched together: with others their images
     could have other sizes. The token ids are not read, see `AFTER`.
+
+    Clients have to send every input: `builder generate` has the defaults, the server has none. An
+    ensemble passes on that an input was left out if each step that takes it declares it optional,
+    but the official onnxruntime backend refuses to load a model that has an optional input and a
+    max_batch_size above 0 ("is not supported for models that support batching", `ValidateInputs`
+    in its onnxruntime.cc), and a default, which is an initialiser there, has one batch size only.
     """
     variant = spec.variant
     channels, latent = variant.widths.channels, variant.widths.latent
