@@ -379,6 +379,7 @@ print(json.dumps({"parity": record.measured["parity"]["worst"],
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_true_widths_with_few_blocks(tmp_path: Path, dtype: torch.dtype) -> None:
     """One block of each kind, 3072 wide: 0.5 B parameters, compared at every shape of the stage."""
