@@ -165,7 +165,8 @@ def test_load_generators_at_the_same_time_are_counted_by_the_server(
 ) -> None:
     """What they say adds up to more than there was, if they do not start together."""
     loads = (Load("SMAP_A-1", _windows), Load("SMAP_A-2", _windows))
-    case = replace(_case(few, native="SMAP_A-1"), variants=(Variant(name=NATIVE, loads=loads),))
+    variant = Variant(name=NATIVE, loads=loads)
+    case = replace(_case(few, native="SMAP_A-1"), variants=(variant,), concurrency=(2,))
     report = _measure(case, imitated(SEND.replace("range(30)", "range(100)")))
     for run in report.runs:
         assert 0 < run.per_second < 2 * 100  # each waits 10 ms between two requests
