@@ -11,7 +11,7 @@ import os
 import sys
 
 _STUB_MODULE = "c_python_backend_utils"
-"""Only the backend's own processes have it."""
+"""Only the backend's own processes have it; they load it after the model."""
 
 
 def leave_quickly() -> None:
@@ -19,11 +19,11 @@ def leave_quickly() -> None:
 
     What was registered with atexit after this call still runs.
     """
-    if _STUB_MODULE in sys.modules:
-        atexit.register(_leave)
+    atexit.register(_leave)
 
 
 def _leave() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    if _STUB_MODULE in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -3,10 +3,10 @@ import sys
 
 PROGRAM = """
 import atexit, sys
-{stub}
 from builder.serving.stub_exit import leave_quickly
 atexit.register(print, "taken apart")
 leave_quickly()
+{stub}
 atexit.register(print, "registered later")
 print("ran")
 sys.exit(3)
