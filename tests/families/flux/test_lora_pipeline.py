@@ -179,6 +179,32 @@ def test_it_is_taken_away_again(style: Style) -> None:
     assert all(file.is_file() for file in style.files)
 
 
+def test_several_share_one_trace(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each export is compared with its own fused network, so wrong weights could not pass."""
+    import builder.export.trace as tracing
+    from builder.digest import FileDigests
+    from builder.export.exporter import Exporter
+    from builder.export.parity import onnx_runner
+
+    files = [save(tmp_path / f"{i}.safetensors", kohya_style(seed=i)) for i in range(2)]
+    entries = {f"style_{i}": Added("schnell", 4, loras=(Lora(f),)) for i, f in enumerate(files)}
+    write_added(config, entries)
+    stages = Registry.load(config).stages
+    traced, trace = [], tracing.trace
+    monkeypatch.setattr(tracing, "trace", lambda *a, **k: traced.append(a) or trace(*a, **k))
+    exporter, results = Exporter(FileDigests()), []
+    for name in ("style_0_dit_step", "style_1_dit_step"):
+        stage = stages[name]
+        record = exporter.export(stage, tmp_path / name, {})
+        assert record.measured["parity"]["worst"] <= 5e-6
+        inputs = stage.example(stage.shapes[0], np.random.default_rng(1))
+        results.append(onnx_runner(tmp_path / name / "model.onnx")(inputs)["next_latents"])
+    assert len(traced) == 1
+    assert np.abs(results[0] - results[1]).max() > 1e-3
+
+
 SMALL: dict[str, Any] = {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": (4, 32)}
 
 

@@ -48,7 +48,9 @@ def stage(variant: Variant, name: str | None = None, loras: tuple[Lora, ...] = (
 
     Args:
         name: Name of the stage; by default that of the variant.
-        loras: Files that are fused into the transformer.
+        loras: Files that are fused into the transformer. All such stages of a variant have one
+            graph, which a build traces once. The plain one is apart: the exporter folds constants
+            where no weights are to be swapped.
     """
     widths, options = variant.widths, variant.options
     positions = options.max_size // PIXELS_PER_PATCH
@@ -84,6 +86,7 @@ def stage(variant: Variant, name: str | None = None, loras: tuple[Lora, ...] = (
         ),
         source=TorchSource(
             load=load,
+            graph=f"{name_of(variant)}_lora" if loras else None,
             stored=stored_weights(variant.folder, "transformer", wrap, loras),
             files=(*variant.files("transformer"), *lora_files),
             code=(*variant.code(_NETWORKS), *lora_code),
