@@ -23,9 +23,7 @@ _BACKENDS: Mapping[str, str] = {
     "pytorch": "pytorch",
     "python": "python",
 }
-_FAMILY_PARAMETER = re.compile(
-    r'key\s*:\s*"family"\s*,?\s*value\s*:?\s*\{\s*string_value\s*:\s*"([^"]*)"'
-)
+_PARAMETER = r'key\s*:\s*"%s"\s*,?\s*value\s*:?\s*\{\s*string_value\s*:\s*"([^"]*)"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,9 @@ def select(
     if models:
         everything = [name for names in groups.values() for name in names]
         chosen = _match(models, everything, config, python)
+        if python:
+            twins = config.repository / PYTHON_GROUP
+            chosen |= {called for name in chosen for called in _calls(twins / name)}
         groups = {g: tuple(n for n in names if n in chosen) for g, names in groups.items()}
     selection = Selection({g: n for g, n in groups.items() if n}, None, skipped)
     if not selection.names:
@@ -114,15 +115,26 @@ def _belongs_to(config: Config, family: str) -> Callable[[Path], bool]:
     owners |= {pipeline.name: pipeline.family for pipeline in registry.pipelines.values()}
 
     def belongs(folder: Path) -> bool:
-        pbtxt = folder / "config.pbtxt"
-        if pbtxt.is_file() and (
-            found := _FAMILY_PARAMETER.search(pbtxt.read_text(errors="replace"))
-        ):
-            return found[1] == family
+        if found := _string_parameter(folder, "family"):
+            return found == family
         stem = folder.name.rpartition("_")[0]
         return owners.get(folder.name, owners.get(stem)) == family
 
     return belongs
+
+
+def _string_parameter(folder: Path, key: str) -> str:
+    """A parameter in the config.pbtxt of a model written by hand; empty where there is none."""
+    pbtxt = folder / "config.pbtxt"
+    if not pbtxt.is_file():
+        return ""
+    found = re.search(_PARAMETER % key, pbtxt.read_text(errors="replace"))
+    return found[1] if found else ""
+
+
+def _calls(folder: Path) -> tuple[str, ...]:
+    """Models that a python-backend model calls by itself; the server does not know of them."""
+    return tuple(name.strip() for name in _string_parameter(folder, "calls").split(",") if name)
 
 
 def _match(

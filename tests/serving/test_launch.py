@@ -62,6 +62,13 @@ def test_models_by_name_and_pattern(config: Config, embedded: Installation) -> N
         select(config, embedded, models=["by_hand"])
 
 
+def test_a_twin_brings_the_models_that_it_calls(config: Config, embedded: Installation) -> None:
+    calls = 'parameters { key: "calls" value { string_value: "by_hand, of_another" } }'
+    write_model(config.repository / "python" / "caller", f"{NAMED}\n{calls}")
+    chosen = select(config, embedded, python=True, models=["caller"])
+    assert set(chosen.load or ()) == {"caller", "by_hand", "of_another"}
+
+
 def test_an_empty_repository_says_what_to_do(tmp_path: Path, embedded: Installation) -> None:
     with pytest.raises(UsageError, match="run builder build first"):
         select(load_config(root=tmp_path, environ={}), embedded)
