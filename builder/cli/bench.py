@@ -1,6 +1,8 @@
 """`builder bench`: native pipelines against their python twins, measured by perf_analyzer."""
 
+import signal
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -23,6 +25,10 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str) -> t
     if value and (not levels or min(levels) < 1 or max(levels) > 1024):
         raise click.BadParameter(f"{value!r} is no list of numbers of clients, such as 1,8")
     return levels
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @click.command("bench")
@@ -116,12 +122,16 @@ def command(
             task, description=what, completed=done
         )
         benchmark.saved = lambda report: write_atomic(output / _REPORT, report.to_json().encode())
+        # SIGTERM is like Ctrl-C: nothing is left running, and the report is written.
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             benchmark.find_tool(config)
             benchmark.run()
         except KeyboardInterrupt:
             interrupted = True
             benchmark.note("builder bench", "was interrupted: the report has what was measured")
+        finally:
+            signal.signal(signal.SIGTERM, before)
     report = benchmark.report()
     unwritten: BuilderError | None = None
     try:

@@ -88,7 +88,10 @@ def test_without_perf_analyzer_the_rest_is_measured_and_the_exit_code_says_so(
     assert [run.variant for run in report.runs] == ["floor"]
 
 
-def test_ctrl_c_writes_what_was_measured(few: Config, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_writes_what_was_measured(
+    few: Config, tmp_path: Path, number: signal.Signals
+) -> None:
     words = ["--pipelines", "SMAP_A-1", "--variants", "floor", "--rounds", "100"]
     keywords = _command(few, tmp_path, *words, "--seconds", "0.2", "--concurrency", "1")
     process = subprocess.Popen(
@@ -103,7 +106,7 @@ def test_ctrl_c_writes_what_was_measured(few: Config, tmp_path: Path) -> None:
                 break
             seen = seen or there
             time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
