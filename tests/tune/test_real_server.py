@@ -115,7 +115,7 @@ def test_a_bad_setting_is_found_and_replaced(
     """The whole command: a delay that no request should have is measured away."""
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "backends").symlink_to(built.build_dir / "backends")
-    text = '[stages."dit_step"]\nmax_queue_delay_us = 30000  # a mistake\n'
+    text = '[stages."clip_encoder"]\nmax_queue_delay_us = 30000  # a mistake\n'
     (tmp_path / "builder.toml").write_text(text)
     paths = PathOptions(exports=built.exports, repository=built.repository)
     config = dataclasses.replace(load_config(root=tmp_path, environ={}), paths=paths)
@@ -127,15 +127,15 @@ def test_a_bad_setting_is_found_and_replaced(
     monkeypatch.setattr("builder.bench.tool.find_perf_analyzer", lambda config: perf_analyzer)
     result = CliRunner().invoke(
         command,
-        ["dit_step", "--concurrency", "1", "--budget", "200"],
+        ["clip_encoder", "--concurrency", "1", "--budget", "200"],
         obj=config,
         standalone_mode=False,
     )
     assert result.return_value == 0, (result.output, result.exception)
-    options = load_config(root=tmp_path, environ={}).stage_options("dit_step")
+    options = load_config(root=tmp_path, environ={}).stage_options("clip_encoder")
     assert options.max_queue_delay_us == 0
     assert "# a mistake" in (tmp_path / "builder.toml").read_text()
-    data = json.loads((tmp_path / "build" / "tune" / "dit_step.json").read_text())
+    data = json.loads((tmp_path / "build" / "tune" / "clip_encoder.json").read_text())
     [leg] = data["legs"]
     [winner] = [c for c in leg["candidates"] if c["winner"]]
     assert min(winner["pair_ratios"]) > 2
