@@ -107,7 +107,7 @@ class FluxReference:
     def encode_image(self, images: "NDArray[np.uint8]") -> torch.Tensor:
         """Images, UINT8 [B,H,W,3], to latents, FP32 [B,C,h,w]: the mean of the posterior."""
         vae = self.component("vae")
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
+        pixels = torch.tensor(images).permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
         latents: torch.Tensor = vae.encode(pixels.to(self.dtype)).latent_dist.mode().float()
         latents = latents - (vae.config.shift_factor or 0.0)
         return latents * float(vae.config.scaling_factor)

@@ -20,6 +20,8 @@ from builder.families.flux.models import pipelines
 from builder.families.flux.models.specs import Added, read_added, specs, write_added
 from builder.family import Registry
 from builder.record import read_record
+from builder.repository.ensemble import check_pipeline
+from builder.repository.signature import Signature
 from builder.serving.backends import prepare_backends
 from builder.serving.client import connect, infer
 from builder.serving.installations import find_installation
@@ -203,6 +205,19 @@ def test_several_share_one_trace(
         results.append(onnx_runner(tmp_path / name / "model.onnx")(inputs)["next_latents"])
     assert len(traced) == 1
     assert np.abs(results[0] - results[1]).max() > 1e-3
+
+
+def test_an_image_and_loras_go_together(config: Config, tmp_path: Path) -> None:
+    loras = (Lora(tmp_path / "a.safetensors", 0.5),)
+    write_added(config, {"both": Added("dev", 6, image=True, loras=loras, clip=True)})
+    registry = Registry.load(config)
+    pipeline = registry.pipelines["both"]
+    signatures = {n: Signature(s.inputs, s.outputs) for n, s in registry.stages.items()}
+    check_pipeline(pipeline, signatures, {n: s.max_batch_size for n, s in registry.stages.items()})
+    assert {step.model for step in pipeline.steps} == {
+        "flux_tokenizer_dev", "both_clip_encoder", "t5_encoder", "flux_image", "vae_encoder",
+        "both_prepare", "both_dit_step", "vae_decoder",
+    }  # fmt: skip
 
 
 SMALL: dict[str, Any] = {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": (4, 32)}
