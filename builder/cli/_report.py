@@ -16,6 +16,12 @@ from builder.record import Record
 from builder.repository.plans import PublishedPlan
 
 
+def wide_console() -> Console:
+    """Standard output; a file or a pipe gets whole lines, however long the names are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def print_report(
     plan: Sequence[Action],
     outcomes: Mapping[Action, Outcome],
@@ -24,7 +30,7 @@ def print_report(
     seconds: float,
 ) -> None:
     """Print what was built, what failed and how to mend it."""
-    console = Console()
+    console = wide_console()
     served = verification.models if verification else {}
     made = [a for a in plan if outcomes[a].status == "made"]
     failed = [a for a in plan if not outcomes[a].ok]
@@ -132,7 +138,7 @@ def print_exports(outcomes: Mapping[Action, Outcome], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    console = Console()
+    console = wide_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "status", "parity", "seconds"):
         table.add_column(column, no_wrap=True, justify="left" if column[0] in "m" else "right")
