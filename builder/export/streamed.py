@@ -84,6 +84,7 @@ def streamed_onnx_runner(model: Path, piece_bytes: int = PIECE_BYTES) -> Runner:
             names = _names(piece.graph.output)
             feeds = {name: tensors[name] for name in _names(piece.graph.input)}
             tensors |= zip(names, session.run(names, feeds), strict=True)
+            del session  # before the next one comes
             for name in [n for n in tensors if last_use.get(n, -1) <= index and n not in wanted]:
                 del tensors[name]
         return {name: tensors[name] for name in wanted}
