@@ -165,13 +165,34 @@ def test_the_tables_are_those_of_diffusers(variant: Variant) -> None:
     transformer = variant.component("transformer")
     axes = tuple(transformer.config.axes_dims_rope)
     ids = torch.randint(0, 128, (500, 3), generator=torch.Generator().manual_seed(1))
-    for got, want in zip(
-        RotaryTables(10000, axes, 128)(ids), transformer.pos_embed(ids.float()), strict=True
-    ):
-        assert torch.equal(got, want)
+    cos, sin = RotaryTables(10000, axes, 128)(ids)
+    want_cos, want_sin = transformer.pos_embed(ids.float())
+    assert torch.equal(cos, want_cos)
+    assert torch.equal(sin[:, ::2], -want_sin[:, ::2])
+    assert torch.equal(sin[:, 1::2], want_sin[:, 1::2])
     projection = transformer.time_text_embed.time_proj
     values = torch.linspace(0, 7000, 333)
     assert torch.equal(Sinusoids(projection.num_channels)(values), projection(values))
+
+
+def test_the_attention_is_that_of_diffusers(variant: Variant) -> None:
+    from builder.families.flux.networks.attention import RotaryAttention
+
+    generator = torch.Generator().manual_seed(2)
+    transformer = variant.component("transformer")
+    layers = (transformer.transformer_blocks[0].attn, transformer.single_transformer_blocks[0].attn)
+    angles = torch.rand(24, 8, generator=generator).repeat_interleave(2, dim=1)
+    cos, sin = angles.cos(), angles.sin()
+    signed = sin * torch.tensor([-1.0, 1.0]).repeat(8)
+    text, image = (torch.randn(2, n, 32, generator=generator) for n in (9, 15))
+    for layer, arguments in zip(
+        layers, ((image, text), (torch.cat((text, image), 1),)), strict=True
+    ):
+        with torch.no_grad():
+            want = layer(*arguments, image_rotary_emb=(cos, sin))
+            layer.set_processor(RotaryAttention(16))
+            got = layer(*arguments, image_rotary_emb=(cos, signed))
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 def test_the_declared_widths_are_those_of_the_tiny_checkpoint(variant: Variant) -> None:

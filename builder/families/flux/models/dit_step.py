@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_NETWORKS = "builder.families.flux.networks.dit_step"
+_NETWORKS = (
+    "builder.families.flux.networks.dit_step",
+    "builder.families.flux.networks.attention",
+)
 
 _SHAPES: tuple[Shape, ...] = (
     {"B": 2, "h": 8, "w": 12, "N": 5, "S": 16},
@@ -89,7 +92,7 @@ def stage(variant: Variant, name: str | None = None, loras: tuple[Lora, ...] = (
             graph=f"{name_of(variant)}_lora" if loras else None,
             stored=stored_weights(variant.folder, "transformer", wrap, loras),
             files=(*variant.files("transformer"), *lora_files),
-            code=(*variant.code(_NETWORKS), *lora_code),
+            code=(*variant.code(*_NETWORKS), *lora_code),
             libraries=LIBRARIES,
             settings=variant.settings(variant=variant.name, positions=positions, **lora_settings),
         ),

@@ -13,6 +13,8 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
+from builder.families.flux.networks.attention import RotaryAttention
+
 TRAIN_TIMESTEPS = 1000.0
 """`num_train_timesteps` of FLUX's scheduler; sigma 1 is time step 1000."""
 
@@ -21,7 +23,8 @@ class RotaryTables(nn.Module):
     """The rotary embedding as tables, in place of diffusers' `FluxPosEmbed`.
 
     The angles are computed in FP64 as there, once and for all; looking them up gives the very
-    same FP32 values, and needs no FP64 in the graph.
+    same FP32 values, and needs no FP64 in the graph. Every other sine is negative: that is the
+    sign of the rotation, for `RotaryAttention`.
 
     Args:
         theta: Base of the frequencies.
@@ -42,6 +45,7 @@ class RotaryTables(nn.Module):
                 freqs_dtype=torch.float64,
             )
             self.register_buffer(f"cos_{i}", cos.float())
+            sin[:, ::2] *= -1
             self.register_buffer(f"sin_{i}", sin.float())
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,7 +55,7 @@ class RotaryTables(nn.Module):
             ids: INT64 [tokens,axes].
 
         Returns:
-            Cosines and sines, FP32 [tokens,channels of all axes] each.
+            Cosines and signed sines, FP32 [tokens,channels of all axes] each.
         """
         axes = range(len(self.axes))
         cos = [getattr(self, f"cos_{i}").index_select(0, ids[:, i]) for i in axes]
@@ -85,8 +89,8 @@ class DitStep(nn.Module):
     """The transformer with one Euler step around it.
 
     Args:
-        transformer: A diffusers `FluxTransformer2DModel`; its position and time embeddings are
-            replaced.
+        transformer: A diffusers `FluxTransformer2DModel`; its position and time embeddings and
+            how it attends are replaced.
         positions: Largest number of patches (16 pixels each) along a side of an image.
     """
 
@@ -95,6 +99,7 @@ class DitStep(nn.Module):
         embed = transformer.pos_embed
         axes = tuple(transformer.config.axes_dims_rope)
         transformer.pos_embed = RotaryTables(embed.theta, axes, positions)
+        transformer.set_attn_processor(RotaryAttention(transformer.config.attention_head_dim))
         times = transformer.time_text_embed
         times.time_proj = Sinusoids(times.time_proj.num_channels)
         self.transformer = transformer
