@@ -4,8 +4,9 @@ CLIP's byte pairs and T5's SentencePiece run as operators of onnxruntime-extensi
 differently from the Hugging Face tokenizers (word boundaries, digits, white space, truncation)
 the graph does around them. What remains different: the text of a special token (`</s>`,
 `<|endoftext|>`) is text here, not that token; CLIP gets letters as they are, composed or not
-(Unicode NFC), and letters of the newest scripts as symbols; and the control characters U+001C to
-U+001F.
+(Unicode NFC), and letters of the newest scripts as symbols; the control characters U+001C to
+U+001F; and a combining mark behind a character that T5's rules replace (a superscript one with an
+accent), which the Hugging Face tokenizer loses, and SentencePiece itself does not.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import CheckpointError
-from builder.families.flux.nodes import CONTRIB, Nodes
+from builder.families.flux.nodes import CONTRIB, MICROSOFT, Nodes
 from builder.families.flux.shards import read_json
 from builder.stage import Arrays
 
@@ -28,11 +29,11 @@ _T5_PAD, _T5_END = 0, 1
 _VALID = r"[\x{1}-\x{D7FF}\x{E000}-\x{10FFFF}]*"
 _BAD_TEXT = "a prompt must be UTF-8 text without NUL characters"
 
-_SPACES = r"[\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]+"
+_SPACES = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
 """Unicode's White_Space, which `\\s` of RE2 is not."""
 
 _SUFFIXES = r"'[sStTmMdD]|'[rRvV][eE]|'[lL][lL]"
-_WORDS = rf"({_SUFFIXES}|\p{{L}}+|\p{{N}}|[^ \p{{L}}\p{{N}}]+)"
+_WORDS = rf"{_SUFFIXES}|\p{{L}}+|\p{{N}}|[^{_SPACES}\p{{L}}\p{{N}}]+"
 """CLIP's words: its own expression, for text that is not yet lower case."""
 
 
@@ -57,8 +58,7 @@ def tokenizer_model(folder: Path, max_sequence_length: int) -> "onnx.ModelProto"
     good = g.add("Cast", g.add("ReduceMin", number, keepdims=0), to=TensorProto.BOOL)
     zero = g.require(good, g.constant(0, np.int64), _BAD_TEXT)
 
-    spaced = _replace(g, text, _SPACES, " ")
-    g.add("Add", _clip(g, spaced, folder / "tokenizer"), zero, output="clip_ids")
+    g.add("Add", _clip(g, text, folder / "tokenizer"), zero, output="clip_ids")
     # SentencePiece's own rules know every other kind of white space.
     t5 = _t5(g, _replace(g, text, r"\x{85}", " "), folder / "tokenizer_2", max_sequence_length)
     g.add("Add", t5, zero, output="t5_ids")
@@ -118,11 +118,7 @@ def _clip(g: Nodes, text: str, folder: Path) -> str:
     import numpy as np
 
     vocabulary, merges = _clip_files(folder)
-    # The operator ends a word before a space only, and sees 's and the like at the start of a
-    # text only: so a space goes behind each word, and a start mark, to be dropped, before 's. No
-    # mark may follow a space, which crashes the operator; a mark in a prompt falls into words.
-    words = _replace(g, text, _WORDS, r"\1 ")
-    words = _replace(g, words, rf"(?:^| +)({_SUFFIXES})", rf"{_CLIP_START}\1")
+    words = _clip_words(g, text)
     ids, mask = g.add_many(
         "CLIPTokenizer",
         [words],
@@ -134,6 +130,42 @@ def _clip(g: Nodes, text: str, folder: Path) -> str:
     )
     start, end = vocabulary[_CLIP_START], vocabulary[_CLIP_END]
     return _close_up(g, ids, g.add("Equal", mask, g.constant(1, np.int64)), start, end)
+
+
+def _clip_words(g: Nodes, text: str) -> str:
+    """Texts, BYTES [B], with white space and marks where CLIP's operator needs them.
+
+    The operator ends a word before a space only, and sees 's and the like at the start of a text
+    only: so a space goes before each word, and a start mark, to be dropped, before 's. No mark
+    may follow a space, which crashes the operator; a mark in a prompt falls into words.
+
+    The expressions are attributes, which are compiled when the model is loaded. As inputs, as the
+    replacing operator takes them, they would be compiled at each request, for milliseconds.
+    """
+    import numpy as np
+    from onnx import TensorProto
+
+    def texts(*values: str) -> str:
+        return g.constant(list(values), np.object_)
+
+    # Of several matches at one place this operator takes the longest, CLIP the first; only 's and
+    # the like have a competitor, which is their apostrophe. No text at all is too little for these
+    # operators: a spare one goes through them.
+    padded = g.add("Concat", text, texts(""), axis=0)
+    words = g.add(
+        "Tokenizer", padded, domain=MICROSOFT, tokenexp=_WORDS, mark=0, mincharnum=1, pad_value=""
+    )
+    g.declare(words, TensorProto.STRING, ["rows", "words"])
+    one = g.constant([1], np.int64)
+    # A last, empty word puts a space behind the text, and gives a text without words one.
+    rows = g.add("Shape", padded)
+    column = g.add("Concat", rows, one, axis=0)
+    words = g.add("Concat", words, g.add("Expand", texts(""), column), axis=1)
+    suffix = g.add("RegexFullMatch", words, pattern=_SUFFIXES)
+    before = g.add("Where", suffix, texts(_CLIP_START), texts(" "))
+    marked = g.add("StringConcat", before, words)
+    joined = g.add("StringJoin", marked, texts(""), one, domain=CONTRIB)
+    return g.add("Slice", joined, g.constant([0], np.int64), g.constant([-1], np.int64))
 
 
 def _close_up(g: Nodes, ids: str, real: str, start: int, end: int) -> str:

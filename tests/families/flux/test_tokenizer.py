@@ -1,5 +1,6 @@
 """The tokenizer graph against the Hugging Face tokenizers of the same checkpoint."""
 
+import itertools
 import json
 import random
 import shutil
@@ -102,6 +103,11 @@ def comparable(text: str) -> bool:
         and not any(special in text for special in SPECIAL)
         and not any(c in "\0\x1c\x1d\x1e\x1f" for c in text)
         and all(old.category(c) != "Cn" or "\U0001f300" <= c <= "\U0001f9ff" for c in text)
+        and not any(
+            unicodedata.category(mark).startswith("M")
+            and not unicodedata.is_normalized("NFKC", before)
+            for before, mark in itertools.pairwise(text)
+        )
     )
 
 
@@ -109,6 +115,7 @@ def comparable(text: str) -> bool:
     max_examples=300,
     deadline=None,
     database=None,
+    derandomize=True,  # what a random run finds says nothing of the change that it fails
     suppress_health_check=[HealthCheck.filter_too_much],
 )
 @given(st.text(st.characters(max_codepoint=0x1F9FF, exclude_categories=["Cs", "Cn"])))
@@ -203,7 +210,12 @@ def test_the_graph_alone_needs_no_python(tiny_schnell: Path) -> None:
     """Everything is in the file: no node is a Python operator of onnxruntime-extensions."""
     model = tokenizer_model(tiny_schnell, LENGTH)
     contrib = {node.op_type for node in model.graph.node if node.domain == "ai.onnx.contrib"}
-    assert contrib == {"StringRegexReplace", "CLIPTokenizer", "SentencepieceTokenizer"}
+    assert contrib == {
+        "StringRegexReplace",
+        "StringJoin",
+        "CLIPTokenizer",
+        "SentencepieceTokenizer",
+    }
 
 
 def test_declaring_needs_no_heavy_library() -> None:
