@@ -8,7 +8,7 @@ from builder.families.flux.models.prepare import AFTER
 from builder.families.flux.models.text_encoders import CLIP_LENGTH
 from builder.families.flux.models.variants import variants
 from builder.families.flux.options import PIXELS_PER_PATCH, FluxOptions
-from builder.stage import Arrays, OnnxSource, Shape, Stage, Tensor, Tolerance
+from builder.stage import Arrays, OnnxSource, Range, Shape, Stage, Tensor, Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,7 @@ def stage(options: FluxOptions) -> Stage:
 
         return image_reference(INPUT, options.max_size, arrays)
 
+    side = Range(PIXELS_PER_PATCH, options.default_size, options.max_size)
     return Stage(
         name=NAME,
         family="flux",
@@ -69,6 +70,7 @@ def stage(options: FluxOptions) -> Stage:
         example=example,
         shapes=({"B": 2, "H": 64, "W": 96}, {"B": 1, "H": 16, "W": 48}),
         tolerance=Tolerance(atol=0.0),
+        profile={"B": Range(1, 1, 4), "H": side, "W": side},
         engines=("onnxruntime",),
         max_batch_size=4,
         metadata={"multiple_of": str(PIXELS_PER_PATCH)},

@@ -33,7 +33,8 @@ class VaeEncoder(nn.Module):
         Returns:
             FP32 [B,C,h,w], scaled as the transformer takes it.
         """
-        pixels = image.permute(0, 3, 1, 2).float() / 255.0 * 2.0 - 1.0
+        # Cast first: TensorRT moves UINT8 in and out, and does nothing else with it.
+        pixels = image.float().permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
         moments = self.encoder(pixels.to(self.encoder.conv_in.weight.dtype))
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
