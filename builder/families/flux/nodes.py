@@ -21,7 +21,6 @@ class Nodes:
     """Nodes and constants of a graph under construction; values are known by their names."""
 
     nodes: "list[onnx.NodeProto]" = field(default_factory=list)
-    _declared: "list[onnx.ValueInfoProto]" = field(default_factory=list)
     _constants: "dict[str, onnx.TensorProto]" = field(default_factory=dict)
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -59,16 +58,6 @@ class Nodes:
         self.nodes.append(helper.make_node(operator, list(inputs), names, **kw))
         return names
 
-    def declare(self, name: str, kind: int, dims: Sequence[str | int]) -> str:
-        """State the type of a value that comes from an operator which ONNX does not know.
-
-        ONNX's shape inference ends the process (1.23) where some operators get an unknown type.
-        """
-        from onnx import helper
-
-        self._declared.append(helper.make_tensor_value_info(name, kind, dims))
-        return name
-
     def require(self, condition: str, value: str, message: str) -> str:
         """`value` (INT64), if the condition (BOOL, scalar) holds; else the request fails.
 
@@ -91,14 +80,7 @@ class Nodes:
         """The finished model; its IR version is the oldest one that has the operators."""
         from onnx import helper
 
-        graph = helper.make_graph(
-            self.nodes,
-            name,
-            inputs,
-            outputs,
-            list(self._constants.values()),
-            value_info=self._declared,
-        )
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self._constants.values()))
         opset = helper.make_opsetid("", OPSET)
         ir_version = helper.find_min_ir_version_for([opset])
         imports = [opset]

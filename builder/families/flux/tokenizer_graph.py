@@ -155,7 +155,9 @@ def _clip_words(g: Nodes, text: str) -> str:
     words = g.add(
         "Tokenizer", padded, domain=MICROSOFT, tokenexp=_WORDS, mark=0, mincharnum=1, pad_value=""
     )
-    g.declare(words, TensorProto.STRING, ["rows", "words"])
+    # ONNX does not know that operator, and its inference (1.23) crashes where StringConcat gets
+    # a value of unknown type.
+    words = g.add("Cast", words, to=TensorProto.STRING)
     one = g.constant([1], np.int64)
     # A last, empty word puts a space behind the text, and gives a text without words one.
     rows = g.add("Shape", padded)

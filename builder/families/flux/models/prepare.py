@@ -11,7 +11,7 @@ from builder.config import Config
 from builder.families.flux.models.specs import PipelineSpec, specs
 from builder.families.flux.models.text_encoders import CLIP_LENGTH
 from builder.families.flux.options import PIXELS_PER_PATCH
-from builder.stage import Arrays, OnnxSource, Shape, Stage, Tensor, Tolerance
+from builder.stage import Arrays, OnnxSource, Range, Shape, Stage, Tensor, Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ def stage(spec: PipelineSpec) -> Stage:
 
 def image_stage(spec: PipelineSpec) -> Stage:
     """What `stage` is, for a pipeline that starts with an image: strength in place of the size."""
-    variant = spec.variant
+    variant, options = spec.variant, spec.variant.options
     image = ("B", variant.widths.channels, "h", "w")
     inputs = [
         Tensor("seed", "INT64", ("B", 1)),
@@ -104,6 +104,8 @@ def image_stage(spec: PipelineSpec) -> Stage:
         outputs.append(Tensor("checked_guidance", "FP32", ("B", 1)))
     inputs.append(Tensor(AFTER, "INT64", ("B", CLIP_LENGTH)))
     sizes = ((1, 8, 12), (2, 16, 4), (1, 32, 32), (4, 2, 2))
+    usual, most = (s // variant.widths.latent for s in (options.default_size, options.max_size))
+    side = Range(2, usual, most)
     return Stage(
         name=spec.prepare,
         family="flux",
@@ -113,6 +115,7 @@ def image_stage(spec: PipelineSpec) -> Stage:
         example=partial(image_example, spec),
         shapes=tuple({"B": batch, "h": h, "w": w} for batch, h, w in sizes),
         tolerance=Tolerance(atol=0.0),
+        profile={"B": Range(1, 1, 8), "h": side, "w": side},
         engines=("onnxruntime",),
         max_batch_size=8,
         serving={"warmup": False},  # a strength of 0 is refused
