@@ -8,10 +8,11 @@ import click
 from rich.console import Console
 
 from builder.build.action import Action
-from builder.build.execute import Listener, Outcome, exclusive, execute
+from builder.build.execute import Outcome, exclusive
 from builder.build.plan import Context, make_context, make_plan, select
 from builder.build.stale_plans import stale_plans
 from builder.build.verify import Verification, read_verification, verification_digest, verify
+from builder.cli._execute import execute_shown
 from builder.cli._progress import progress_bar
 from builder.config import Config
 from builder.engines.trt.gpu import INSTALL, local_gpus, tensorrt_version
@@ -88,7 +89,7 @@ def command(
     if notice := _gpu_notice(config, context):
         console.print(notice, highlight=False)
     with exclusive(config.build_dir):
-        outcomes = _execute(context, plan, force, console)
+        outcomes = execute_shown(plan, context, force=force, console=console)
         findings = _lint(context, outcomes)
         verification = None
         failed = [o for o in outcomes.values() if not o.ok]
@@ -136,34 +137,6 @@ def _gpu_notice(config: Config, context: Context) -> str | None:
         return None
     names = {gpu.name for gpu in local_gpus()}
     return f"no plan is built for {', '.join(sorted(names))}: {INSTALL}" if names else None
-
-
-def _execute(
-    context: Context, plan: list[Action], force: bool, console: Console
-) -> dict[Action, Outcome]:
-    with progress_bar(console) as progress:
-        task = progress.add_task("build", total=None, visible=False)
-        inner = progress.add_task("", total=None, visible=False)
-
-        def started(count: int) -> None:
-            progress.update(task, total=count, visible=count > 0)
-
-        def taking(action: Action) -> None:
-            progress.update(task, description=str(action))
-
-        def taken(action: Action, outcome: Outcome) -> None:
-            progress.advance(task)
-            progress.update(inner, visible=False)
-
-        def phase(name: str, done: int, total: int) -> None:
-            progress.update(
-                inner, description=f"  {name}", completed=done, total=total, visible=True
-            )
-
-        context.progress = phase
-        return execute(
-            plan, context.digests, force=force, listener=Listener(started, taking, taken)
-        )
 
 
 def _lint(context: Context, outcomes: dict[Action, Outcome]) -> list[Any]:

@@ -3,10 +3,9 @@
 import click
 from rich.console import Console
 
-from builder.build.action import Action
-from builder.build.execute import Listener, Outcome, exclusive, execute
+from builder.build.execute import exclusive
 from builder.build.plan import make_context, make_plan
-from builder.cli._progress import progress_bar
+from builder.cli._execute import execute_shown
 from builder.cli._report import print_exports
 from builder.config import Config
 from builder.family import Registry
@@ -24,25 +23,8 @@ def command(config: Config, models: tuple[str, ...], force: bool, as_json: bool)
     """
     context = make_context(config, Registry.load(config))
     plan = [action for action in make_plan(context, models) if action.artefact == "export"]
-    with exclusive(config.build_dir), progress_bar(Console(stderr=True)) as progress:
-        task = progress.add_task("export", total=None)
-        inner = progress.add_task("", total=None, visible=False)
-
-        def taking(action: Action) -> None:
-            progress.update(task, description=str(action))
-
-        def taken(action: Action, outcome: Outcome) -> None:
-            progress.advance(task)
-            progress.update(inner, visible=False)
-
-        def phase(name: str, done: int, total: int) -> None:
-            progress.update(
-                inner, description=f"  {name}", completed=done, total=total, visible=True
-            )
-
-        context.progress = phase
-        listener = Listener(lambda count: progress.update(task, total=count), taking, taken)
-        outcomes = execute(plan, context.digests, force=force, listener=listener)
+    with exclusive(config.build_dir):
+        outcomes = execute_shown(plan, context, force=force, console=Console(stderr=True))
     print_exports(outcomes, as_json=as_json)
     if not all(outcome.ok for outcome in outcomes.values()):
         raise click.exceptions.Exit(1)

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from builder.families.flux.models.variants import Widths
-
 DEPTHS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "text_encoder": ("num_hidden_layers",),
@@ -57,22 +55,3 @@ def with_depth(config: Mapping[str, Any], component: str, depth: int) -> dict[st
     """A configuration with at most so many blocks of each kind."""
     shorter = {key: min(depth, int(config[key])) for key in DEPTHS[component]}
     return {**config, **shorter}
-
-
-def widths_of(configs: Mapping[str, Mapping[str, Any]]) -> Widths:
-    """The sizes of a model's signatures.
-
-    Raises:
-        KeyError: A configuration lacks a setting.
-    """
-    clip, t5, transformer, vae = (
-        configs[name] for name in ("text_encoder", "text_encoder_2", "transformer", "vae")
-    )
-    return Widths(
-        clip=int(clip["hidden_size"]),
-        t5=int(t5["d_model"]),
-        channels=int(transformer["in_channels"]) // 4,
-        latent=2 ** (len(vae["block_out_channels"]) - 1),
-        clip_vocabulary=int(clip["vocab_size"]),
-        t5_vocabulary=int(t5["vocab_size"]),
-    )

@@ -15,9 +15,9 @@ from builder.families.flux.prepare_graph import (
     PreparePlan,
     checked_guidance,
     checked_size,
-    guidance_nodes,
     noise_nodes,
     sigma_nodes,
+    start_model,
 )
 from builder.stage import Arrays
 
@@ -107,29 +107,13 @@ def image_prepare_model(plan: PreparePlan) -> "onnx.ModelProto":
         g.add("Mul", rest, "image_latents"),
         output="latents",
     )
-    g.add(
-        "ConstantOfShape",
-        g.add("Shape", "seed"),
-        output="step",
-        value=helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
-    )
     value = helper.make_tensor_value_info
-    dims: list[int | str | None] = ["B", plan.channels, "h", "w"]
     inputs = [
         value("seed", TensorProto.INT64, ["B", 1]),
         value("strength", TensorProto.FLOAT, ["B", 1]),
-        value("image_latents", TensorProto.FLOAT, dims),
+        value("image_latents", TensorProto.FLOAT, ["B", plan.channels, "h", "w"]),
     ]
-    outputs = [
-        value("latents", TensorProto.FLOAT, dims),
-        value("sigmas", TensorProto.FLOAT, ["B", plan.steps + 1]),
-        value("step", TensorProto.INT64, ["B", 1]),
-    ]
-    if plan.guided:
-        guidance_nodes(g)
-        inputs.append(value("guidance", TensorProto.FLOAT, ["B", 1]))
-        outputs.append(value("checked_guidance", TensorProto.FLOAT, ["B", 1]))
-    return g.model("flux_img2img_prepare", inputs, outputs)
+    return start_model(g, plan, "flux_img2img_prepare", inputs)
 
 
 def image_prepare_reference(plan: PreparePlan, arrays: Arrays) -> Arrays:

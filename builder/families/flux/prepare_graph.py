@@ -5,7 +5,7 @@ the bit. Only INT64, FP64 + - * / and sqrt, comparisons and look-ups are used. W
 not ask for fails in a node whose name says what is wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,14 +101,24 @@ def prepare_model(plan: PreparePlan) -> "onnx.ModelProto":
     row = g.add("Concat", falling, g.constant([0.0], np.float32), axis=0)
     length = g.constant([plan.steps + 1], np.int64)
     g.add("Expand", row, g.add("Concat", batch, length, axis=0), output="sigmas")
-    g.add(
-        "ConstantOfShape",
-        g.add("Shape", "seed"),
-        output="step",
-        value=helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
-    )
     value = helper.make_tensor_value_info
     inputs = [value(n, TensorProto.INT64, ["B", 1]) for n in ("seed", "height", "width")]
+    return start_model(g, plan, "flux_prepare", inputs)
+
+
+def start_model(
+    g: Nodes, plan: PreparePlan, name: str, inputs: "Sequence[onnx.ValueInfoProto]"
+) -> "onnx.ModelProto":
+    """The finished model of a graph that has made `latents` and `sigmas` from `inputs`.
+
+    The step that each sample starts at is added, and the guidance of a variant that takes one.
+    """
+    from onnx import TensorProto, helper
+
+    first = helper.make_tensor("zero", TensorProto.INT64, [1], [0])
+    g.add("ConstantOfShape", g.add("Shape", "seed"), output="step", value=first)
+    value = helper.make_tensor_value_info
+    given = list(inputs)
     outputs = [
         value("latents", TensorProto.FLOAT, ["B", plan.channels, "h", "w"]),
         value("sigmas", TensorProto.FLOAT, ["B", plan.steps + 1]),
@@ -116,9 +126,9 @@ def prepare_model(plan: PreparePlan) -> "onnx.ModelProto":
     ]
     if plan.guided:
         guidance_nodes(g)
-        inputs.append(value("guidance", TensorProto.FLOAT, ["B", 1]))
+        given.append(value("guidance", TensorProto.FLOAT, ["B", 1]))
         outputs.append(value("checked_guidance", TensorProto.FLOAT, ["B", 1]))
-    return g.model("flux_prepare", inputs, outputs)
+    return g.model(name, given, outputs)
 
 
 def prepare_reference(plan: PreparePlan, arrays: Arrays) -> Arrays:

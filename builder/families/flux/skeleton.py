@@ -14,10 +14,10 @@ from builder.errors import CheckpointError, UsageError
 from builder.export.exporter import MODEL
 from builder.export.external import write_model
 from builder.export.skeleton import check_skeleton, set_types, trace_skeleton
-from builder.families.flux.architectures import DEPTHS, released, widths_of, with_depth
+from builder.families.flux.architectures import DEPTHS, released, with_depth
 from builder.families.flux.checkpoint import component_config
 from builder.families.flux.models import dit_step, text_encoders, vae_decoder
-from builder.families.flux.models.variants import LIBRARIES, Variant
+from builder.families.flux.models.variants import LIBRARIES, Variant, widths_of
 from builder.families.flux.options import FluxOptions
 from builder.files import replace_folder
 from builder.record import Record, describe_files

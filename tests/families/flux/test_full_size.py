@@ -355,9 +355,9 @@ import torch
 from builder.config import load_config
 from builder.digest import FileDigests
 from builder.export.exporter import Exporter, export_ingredients
-from builder.families.flux.architectures import released, widths_of
+from builder.families.flux.architectures import released
 from builder.families.flux.models import dit_step
-from builder.families.flux.models.variants import Variant
+from builder.families.flux.models.variants import Variant, widths_of
 from builder.families.flux.options import FluxOptions
 
 folder, out = map(Path, sys.argv[1:])

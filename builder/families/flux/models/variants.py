@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.config import Config
 from builder.errors import CheckpointError, ConfigError
@@ -168,21 +168,31 @@ def _scaling(folder: Path) -> tuple[object, ...]:
     return vae.get("scaling_factor"), vae.get("shift_factor")
 
 
+def widths_of(configs: Mapping[str, Mapping[str, Any]]) -> Widths:
+    """The sizes of a model's signatures.
+
+    Raises:
+        KeyError: A configuration lacks a setting.
+    """
+    clip, t5, transformer, vae = (
+        configs[name] for name in ("text_encoder", "text_encoder_2", "transformer", "vae")
+    )
+    return Widths(
+        clip=int(clip["hidden_size"]),
+        t5=int(t5["d_model"]),
+        channels=int(transformer["in_channels"]) // 4,
+        latent=2 ** (len(vae["block_out_channels"]) - 1),
+        clip_vocabulary=int(clip["vocab_size"]),
+        t5_vocabulary=int(t5["vocab_size"]),
+    )
+
+
 def _real(folder: Path, options: FluxOptions) -> Variant:
     name = variant_of(folder)
-    clip, t5, transformer, vae = (
-        component_config(folder, part)
-        for part in ("text_encoder", "text_encoder_2", "transformer", "vae")
-    )
+    parts = ("text_encoder", "text_encoder_2", "transformer", "vae")
+    configs = {part: component_config(folder, part) for part in parts}
     try:
-        widths = Widths(
-            clip=int(clip["hidden_size"]),
-            t5=int(t5["d_model"]),
-            channels=int(transformer["in_channels"]) // 4,
-            latent=2 ** (len(vae["block_out_channels"]) - 1),
-            clip_vocabulary=int(clip["vocab_size"]),
-            t5_vocabulary=int(t5["vocab_size"]),
-        )
+        widths = widths_of(configs)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"is no FLUX.1 checkpoint: a configuration lacks {error}",
